@@ -1,0 +1,75 @@
+//! What publishers count: what they offered, and what the node answered.
+
+use crate::forge::Kind;
+
+/// What was offered in one phase.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Offered {
+    /// Frames handed to the driver, forged and repeated ones included.
+    pub frames: u64,
+    /// Messages in them.
+    pub messages: u64,
+    /// Runs they were handed over in.
+    pub runs: u64,
+    /// Forged frames among them, in the order of [`Kind::ALL`].
+    pub forged: [u64; Kind::ALL.len()],
+    /// Repeated frames among them.
+    pub replayed: u64,
+    /// Frames handed over more than [`LATE_NS`](crate::schedule::LATE_NS) after their time.
+    pub late: u64,
+    /// The longest any run was handed over after its time, ns.
+    pub behind_max_ns: u64,
+    /// Frames planned for this phase and never offered, because the generator did not keep up.
+    pub missed: u64,
+    /// Frames that the driver then reported as not sent.
+    pub send_errors: u64,
+    /// Frames not offered because a session's numbers were used up.
+    pub exhausted: u64,
+}
+
+impl Offered {
+    /// Adds another phase or publisher to this one.
+    pub fn merge(&mut self, other: &Self) {
+        self.frames += other.frames;
+        self.messages += other.messages;
+        self.runs += other.runs;
+        for (sum, count) in self.forged.iter_mut().zip(other.forged) {
+            *sum += count;
+        }
+        self.replayed += other.replayed;
+        self.late += other.late;
+        self.behind_max_ns = self.behind_max_ns.max(other.behind_max_ns);
+        self.missed += other.missed;
+        self.send_errors += other.send_errors;
+        self.exhausted += other.exhausted;
+    }
+
+    /// Forged frames of all kinds.
+    #[must_use]
+    pub fn forged_frames(&self) -> u64 {
+        self.forged.iter().sum()
+    }
+}
+
+/// What the node answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Replies {
+    /// Acks.
+    pub acks: u64,
+    /// Nacks.
+    pub nacks: u64,
+    /// Heartbeats: the node restarted, or greets.
+    pub heartbeats: u64,
+    /// Frames that were none of these, or did not verify.
+    pub anomalies: u64,
+}
+
+impl Replies {
+    /// Adds another publisher's.
+    pub const fn merge(&mut self, other: &Self) {
+        self.acks += other.acks;
+        self.nacks += other.nacks;
+        self.heartbeats += other.heartbeats;
+        self.anomalies += other.anomalies;
+    }
+}

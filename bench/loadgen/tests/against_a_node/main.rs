@@ -1,0 +1,8 @@
+//! Publishers, subscribers and the whole program against a stand-in node.
+
+#[cfg(test)]
+mod memory;
+#[cfg(test)]
+mod stand_in;
+#[cfg(test)]
+mod udp;

@@ -1,0 +1,99 @@
+//! The JSON of what control answers. Names are those of the protobuf interface; they are stable.
+
+use serde_json::{Value, json};
+use tachyon_proto::v1;
+
+/// The three ledgers: totals, and in each `reasons` from code to count.
+pub(crate) fn ledgers(ledgers: &v1::Ledgers) -> Value {
+    let frames = ledgers.frames.clone().unwrap_or_default();
+    let messages = ledgers.messages.clone().unwrap_or_default();
+    let copies = ledgers.copies.clone().unwrap_or_default();
+    json!({
+        "frames": { "seen": frames.seen, "admitted": frames.admitted, "reasons": frames.reasons },
+        "messages": { "seen": messages.seen, "accepted": messages.accepted, "reasons": messages.reasons },
+        "copies": { "due": copies.due, "given": copies.given, "held": copies.held, "reasons": copies.reasons },
+        "unaccounted": ledgers.unaccounted,
+    })
+}
+
+pub(crate) fn activity(activity: &v1::Activity) -> Value {
+    json!({
+        "quarantined": activity.quarantined,
+        "bursts": activity.bursts,
+        "turns": activity.turns,
+        "bytes_received": activity.bytes_received,
+        "bytes_sent": activity.bytes_sent,
+        "frames_sent": activity.frames_sent,
+        "replies_sent": activity.replies_sent,
+        "replies_lost": activity.replies_lost,
+        "syscalls": activity.syscalls,
+        "socket_overflow": activity.socket_overflow,
+        "receive_starved": activity.receive_starved,
+        "ruleset_swaps": activity.ruleset_swaps,
+        "buffers_free": activity.buffers_free,
+    })
+}
+
+/// Nanoseconds. The buckets stay out: `top` subtracts them, a person does not.
+pub(crate) fn histogram(histogram: &v1::Histogram) -> Value {
+    json!({
+        "count": histogram.count,
+        "p50": histogram.p50,
+        "p99": histogram.p99,
+        "p999": histogram.p999,
+        "max": histogram.max,
+    })
+}
+
+pub(crate) fn worker(worker: &v1::Worker) -> Value {
+    json!({
+        "worker": worker.worker,
+        "state": worker.state,
+        "restarts": worker.restarts,
+        "heap_calls": worker.heap_calls,
+        "ruleset_version": worker.ruleset_version,
+        "pressure": worker.pressure,
+        "tick_ns": worker.tick_ns,
+        "ledgers": worker.ledgers.as_ref().map(ledgers),
+        "activity": worker.activity.as_ref().map(activity),
+        "residence_ns": worker.residence.as_ref().map(histogram),
+    })
+}
+
+pub(crate) fn route(route: &v1::Route) -> Value {
+    json!({
+        "index": route.index,
+        "route_id": route.route_id,
+        "subscribers": route.subscribers,
+        "endpoints": route.endpoints,
+        "topics": route.topics,
+        "example_topic": route.example_topic,
+        "accepted": route.accepted,
+        "due": route.due,
+        "given": route.given,
+        "refused": route.refused,
+    })
+}
+
+pub(crate) fn problems(problems: &[v1::Problem]) -> Value {
+    let problem = |problem: &v1::Problem| {
+        json!({
+            "line": problem.line,
+            "column": problem.column,
+            "message": problem.message,
+            "help": problem.help,
+        })
+    };
+    problems.iter().map(problem).collect()
+}
+
+pub(crate) fn summary(summary: &v1::RulesSummary) -> Value {
+    json!({
+        "topic_rules": summary.topic_rules,
+        "identities": summary.identities,
+        "topics_known": summary.topics_known,
+        "topics_unmatched": summary.topics_unmatched,
+        "sessions_ended": summary.sessions_ended,
+        "image_bytes": summary.image_bytes,
+    })
+}

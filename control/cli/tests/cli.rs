@@ -1,0 +1,345 @@
+//! The built program against a control process that only answers: what it prints, and the codes it ends with.
+
+mod fake;
+
+use fake::{BOOT_ID, Fake, RULES_IN_FORCE, Scene, WRONG};
+use serde_json::Value;
+use std::process::{Command, Output};
+use tachyon_config::RULES_MANUAL;
+use tachyon_wire::reason::Reason;
+
+const OK: i32 = 0;
+const REFUSED: i32 = 1;
+const USAGE: i32 = 2;
+const UNREACHABLE: i32 = 3;
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("standard output is text")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("standard error is text")
+}
+
+/// The output of a command that must end with `code`.
+fn ended(output: Output, code: i32) -> Output {
+    assert_eq!(output.status.code(), Some(code), "stdout: {}\nstderr: {}", stdout(&output), stderr(&output));
+    output
+}
+
+/// One JSON document on one line, and nothing else on standard output.
+fn json(output: &Output) -> Value {
+    let text = stdout(output);
+    assert_eq!(text.matches('\n').count(), 1, "one line: {text}");
+    serde_json::from_str(&text).expect("standard output is JSON")
+}
+
+/// Runs the program where no control process is.
+fn without_control(arguments: &[&str]) -> Output {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let command = Command::new(env!("CARGO_BIN_EXE_tachyon"))
+        .args(arguments)
+        .arg("--socket")
+        .arg(folder.path().join("nobody.sock"))
+        .output();
+    command.expect("the program can be run")
+}
+
+#[test]
+fn status_tells_everything_that_a_script_needs() {
+    let status = json(&ended(Fake::start(Scene::Running).tachyon(&["status", "--json"]), OK));
+    assert_eq!(status["driver"], "io_uring");
+    assert_eq!(status["degraded"], serde_json::json!(["no huge pages: ordinary pages are used"]));
+    assert_eq!(status["ruleset_version"], 7);
+    assert_eq!(status["ruleset_in_force"], 7);
+    assert_eq!(status["boot_id"], BOOT_ID);
+    assert_eq!(status["shard_count"], 16);
+    assert_eq!(status["base_port"], 24_640);
+    assert_eq!(status["data_plane"]["connected"], true);
+    assert_eq!(status["workers"][0]["state"], "running");
+    assert_eq!(status["workers"][0]["residence_ns"]["p99"], 2_047);
+    assert_eq!(status["workers"][0]["ledgers"]["messages"]["accepted"], 1_900);
+    assert_eq!(status["ledgers"]["frames"]["seen"], 100);
+    assert_eq!(status["ledgers"]["frames"]["reasons"]["E_AUTH_BAD_TAG"], 10);
+    assert_eq!(status["ledgers"]["messages"]["reasons"]["E_GOV_THROTTLED"], 80);
+    assert_eq!(status["ledgers"]["copies"]["held"], 5);
+    assert_eq!(status["ledgers"]["unaccounted"], 0);
+}
+
+#[test]
+fn status_for_a_person_adds_up_on_its_face() {
+    let text = stdout(&ended(Fake::start(Scene::Running).tachyon(&["status"]), OK));
+    for part in [
+        "connected: driver io_uring, 1 worker",
+        "ports 24640 to 24655",
+        "version 7 in force",
+        "1,980 seen = 1,900 accepted + 80 refused",
+        "3,800 due = 3,695 given + 100 refused + 5 held",
+        "no huge pages",
+    ] {
+        assert!(text.contains(part), "{part} in\n{text}");
+    }
+    assert!(!text.contains('\x1b'), "no colours where nobody sees them");
+}
+
+#[test]
+fn status_says_that_the_data_plane_is_not_connected() {
+    let fake = Fake::start(Scene::Alone);
+    let status = json(&ended(fake.tachyon(&["status", "--json"]), OK));
+    assert_eq!(status["data_plane"]["connected"], false);
+    assert_eq!(status["driver"], Value::Null);
+    assert_eq!(status["ledgers"], Value::Null);
+    assert_eq!(status["workers"], serde_json::json!([]));
+    let text = stdout(&ended(fake.tachyon(&["status"]), OK));
+    assert!(text.contains("not connected: no tachyond"), "{text}");
+}
+
+#[test]
+fn counters_without_a_data_plane_are_unreachable() {
+    let fake = Fake::start(Scene::Alone);
+    for command in [&["drops"][..], &["routes"], &["top", "--once"]] {
+        let output = ended(fake.tachyon(command), UNREACHABLE);
+        assert!(stderr(&output).contains("tachyond is not connected; start it"), "{}", stderr(&output));
+        assert!(stdout(&output).is_empty());
+    }
+}
+
+#[test]
+fn drops_show_what_happened_and_with_all_every_reason() {
+    let fake = Fake::start(Scene::Running);
+    let drops = json(&ended(fake.tachyon(&["drops", "--json"]), OK));
+    let codes: Vec<&str> =
+        drops["drops"].as_array().expect("a list").iter().filter_map(|drop| drop["code"].as_str()).collect();
+    assert_eq!(codes, ["E_AUTH_BAD_TAG", "E_INTERNAL_PANIC"]);
+    assert_eq!(drops["drops"][0]["count"], 12_345);
+    assert_eq!(drops["drops"][0]["ledger"], "frames");
+    assert_eq!(drops["drops"][1]["count"], 66);
+
+    let all = json(&ended(fake.tachyon(&["drops", "--all", "--json"]), OK));
+    let all = all["drops"].as_array().expect("a list");
+    assert_eq!(all.len(), Reason::ALL.len());
+    for (drop, reason) in all.iter().zip(Reason::ALL) {
+        assert_eq!((drop["code"].as_str(), drop["help"].as_str()), (Some(reason.code()), Some(reason.help())));
+    }
+}
+
+#[test]
+fn drops_for_a_person_say_what_to_do_per_ledger() {
+    let text = stdout(&ended(Fake::start(Scene::Running).tachyon(&["drops"]), OK));
+    for line in
+        ["12,345  frames    E_AUTH_BAD_TAG", "    22  messages  E_INTERNAL_PANIC", "    44  copies    E_INTERNAL_PANIC"]
+    {
+        assert!(text.lines().any(|shown| shown == line), "{line} in\n{text}");
+    }
+    let words: Vec<&str> = text.split_whitespace().collect();
+    assert!(words.join(" ").contains(Reason::BadTag.help()), "{text}");
+}
+
+#[test]
+fn top_once_shows_the_rates_of_one_interval() {
+    let fake = Fake::start(Scene::Running);
+    let top = json(&ended(fake.tachyon(&["top", "--once", "--interval", "0.1", "--json"]), OK));
+    // The fake counts half a second between two readings, so rates are twice its counts.
+    assert_eq!(top["per_second"]["messages_seen"], 3_960);
+    assert_eq!(top["per_second"]["messages_accepted"], 3_800);
+    assert_eq!(top["per_second"]["reasons"]["messages"]["E_GOV_THROTTLED"], 160);
+    assert_eq!(top["routes"][0]["given_per_second"], 7_400);
+    assert_eq!(top["workers"][0]["messages_accepted_per_second"], 3_800);
+    assert_eq!(top["residence_ns"]["count"], 1_900);
+    assert!((top["syscalls_per_message"].as_f64().expect("a number") - 10.0 / 1_980.0).abs() < 1e-9);
+
+    let text = stdout(&ended(fake.tachyon(&["top", "--once", "--interval", "0.1"]), OK));
+    for part in ["messages seen, accepted  3,960  3,800", "E_GOV_THROTTLED", "orders.eu and 1 more", "unaccounted 0"] {
+        assert!(text.contains(part), "{part} in\n{text}");
+    }
+    assert!(!text.contains('\x1b'), "nothing to redraw where nobody looks");
+}
+
+#[test]
+fn routes_name_their_subscribers_and_topics() {
+    let fake = Fake::start(Scene::Running);
+    let routes = json(&ended(fake.tachyon(&["routes", "--json"]), OK));
+    assert_eq!(routes["routes"][0]["route_id"], 3);
+    assert_eq!(routes["routes"][0]["endpoints"][1], "127.0.0.1:9100");
+    let text = stdout(&ended(fake.tachyon(&["routes"]), OK));
+    assert!(text.contains("orders.eu and 1 more") && text.contains("127.0.0.1:9000 127.0.0.1:9100"), "{text}");
+}
+
+#[test]
+fn rules_check_asks_control() {
+    let fake = Fake::start(Scene::Running);
+    let good = fake.file("good.toml", "");
+    let checked = json(&ended(fake.tachyon(&["rules", "check", &good, "--json"]), OK));
+    assert_eq!((&checked["accepted"], &checked["checked_by"]), (&Value::Bool(true), &Value::from("control")));
+    assert_eq!(checked["summary"]["topics_known"], 2);
+
+    let wrong = fake.file("wrong.toml", WRONG);
+    let checked = json(&ended(fake.tachyon(&["rules", "check", &wrong, "--json"]), REFUSED));
+    assert_eq!(checked["accepted"], false);
+    assert_eq!(checked["problems"][0]["help"], "make it right");
+}
+
+#[test]
+fn rules_check_works_without_control() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("the file can be written");
+        path.to_str().expect("the path is text").to_owned()
+    };
+    let good = write("good.toml", RULES_MANUAL);
+    let output = ended(without_control(&["rules", "check", &good, "--json"]), OK);
+    let checked = json(&output);
+    assert_eq!((&checked["accepted"], &checked["checked_by"]), (&Value::Bool(true), &Value::from("file")));
+    assert!(stderr(&output).contains("only the file was checked"), "{}", stderr(&output));
+
+    let wrong = write("wrong.toml", &RULES_MANUAL.replace("durability =", "durabilty ="));
+    let output = ended(without_control(&["rules", "check", &wrong]), REFUSED);
+    let told = stderr(&output);
+    assert!(
+        told.contains("unknown key `durabilty`") && told.contains("^^^") && told.contains("did you mean"),
+        "{told}"
+    );
+    assert!(stdout(&output).is_empty());
+}
+
+#[test]
+fn rules_apply_says_whether_they_are_in_force() {
+    let (running, alone) = (Fake::start(Scene::Running), Fake::start(Scene::Alone));
+    let good = running.file("good.toml", "");
+    let applied = json(&ended(running.tachyon(&["rules", "apply", &good, "--json"]), OK));
+    assert_eq!((&applied["accepted"], &applied["in_force"]), (&Value::Bool(true), &Value::Bool(true)));
+    assert_eq!(applied["version"], 8);
+
+    let output = ended(alone.tachyon(&["rules", "apply", &good]), OK);
+    assert!(stdout(&output).contains("stored as version 8"), "{}", stdout(&output));
+    assert!(stderr(&output).contains("tachyond is not connected"), "{}", stderr(&output));
+}
+
+#[test]
+fn rules_apply_of_a_bad_file_is_refused_and_says_why() {
+    let fake = Fake::start(Scene::Running);
+    let wrong = fake.file("wrong.toml", WRONG);
+    let output = ended(fake.tachyon(&["rules", "apply", &wrong]), REFUSED);
+    assert!(stdout(&output).is_empty());
+    assert!(stderr(&output).contains("= help: make it right"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("nothing was changed"), "{}", stderr(&output));
+    let applied = json(&ended(fake.tachyon(&["rules", "apply", &wrong, "--json"]), REFUSED));
+    assert_eq!((&applied["accepted"], &applied["version"]), (&Value::Bool(false), &Value::Null));
+}
+
+#[test]
+fn rules_show_prints_the_file_byte_for_byte() {
+    let fake = Fake::start(Scene::Running);
+    assert_eq!(stdout(&ended(fake.tachyon(&["rules", "show"]), OK)), RULES_IN_FORCE);
+    let shown = json(&ended(fake.tachyon(&["rules", "show", "--json"]), OK));
+    assert_eq!((shown["text"].as_str(), shown["version"].as_u64()), (Some(RULES_IN_FORCE), Some(7)));
+}
+
+#[test]
+fn a_denied_call_is_refused_with_what_to_do() {
+    let fake = Fake::start(Scene::Denying);
+    let file = fake.file("good.toml", "");
+    for command in [&["drops"][..], &["rules", "apply", &file]] {
+        let output = ended(fake.tachyon(command), REFUSED);
+        assert!(stderr(&output).contains("only administrators may; run it as root"), "{}", stderr(&output));
+        assert!(stderr(&output).contains("control.sock"), "says where: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn no_control_process_is_unreachable_and_the_message_says_what_to_do() {
+    for command in [&["status"][..], &["status", "--json"], &["drops"], &["top"], &["routes"], &["rules", "show"]] {
+        let output = ended(without_control(command), UNREACHABLE);
+        assert!(stdout(&output).is_empty());
+        for part in ["cannot reach tachyon-control", "nobody.sock", "start tachyon-control"] {
+            assert!(stderr(&output).contains(part), "{part} in {}", stderr(&output));
+        }
+    }
+}
+
+#[test]
+fn a_socket_that_its_process_left_behind_is_unreachable() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let socket = folder.path().join("control.sock");
+    drop(std::os::unix::net::UnixListener::bind(&socket).expect("the socket can be bound"));
+    let command = Command::new(env!("CARGO_BIN_EXE_tachyon")).arg("status").arg("--socket").arg(&socket).output();
+    let output = ended(command.expect("the program can be run"), UNREACHABLE);
+    assert!(stderr(&output).contains("has ended"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_connection_that_breaks_during_a_call_is_unreachable() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let socket = folder.path().join("control.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).expect("the socket can be bound");
+    let closing = std::thread::spawn(move || drop(listener.accept().expect("the program connects")));
+    let command = Command::new(env!("CARGO_BIN_EXE_tachyon")).arg("status").arg("--socket").arg(&socket).output();
+    ended(command.expect("the program can be run"), UNREACHABLE);
+    closing.join().expect("the listener ended");
+}
+
+#[test]
+fn wrong_arguments_are_usage_errors() {
+    for command in [
+        &[][..],
+        &["no-such-command"],
+        &["rules", "check"],
+        &["rules", "check", "/no/such/file.toml"],
+        &["rules", "apply", "/no/such/file.toml"],
+        &["top", "--interval", "0"],
+        &["explain", "E_NO_SUCH_REASON"],
+        &["completions", "no-such-shell"],
+    ] {
+        let output = ended(without_control(command), USAGE);
+        assert!(stdout(&output).is_empty() && !stderr(&output).is_empty(), "{command:?}");
+    }
+}
+
+#[test]
+fn explain_needs_no_node_and_knows_every_reason() {
+    for reason in Reason::ALL {
+        let number = reason.number().to_string();
+        for written in [reason.code(), &reason.code().to_lowercase(), &number] {
+            let explained = json(&ended(without_control(&["explain", written, "--json"]), OK));
+            assert_eq!(
+                (explained["code"].as_str(), explained["help"].as_str()),
+                (Some(reason.code()), Some(reason.help()))
+            );
+        }
+    }
+    let all = json(&ended(without_control(&["explain", "--json"]), OK));
+    assert_eq!(all.as_array().map(Vec::len), Some(Reason::ALL.len()));
+    let misspelt = ended(without_control(&["explain", "E_GOV_TROTTLED"]), USAGE);
+    assert!(stderr(&misspelt).contains("E_GOV_THROTTLED"), "{}", stderr(&misspelt));
+}
+
+#[test]
+fn help_documents_the_exit_codes_and_the_man_pages_and_completions_exist() {
+    let help = stdout(&ended(without_control(&["--help"]), OK));
+    for part in ["0  done", "1  refused", "2  usage", "3  unreachable", "TACHYON_SOCKET", "NO_COLOR"] {
+        assert!(help.contains(part), "{part} in\n{help}");
+    }
+    assert!(stdout(&ended(without_control(&["man"]), OK)).contains(".TH tachyon 1"));
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().to_str().expect("the path is text");
+    ended(without_control(&["man", "--to", path]), OK);
+    assert!(folder.path().join("tachyon-rules-apply.1").exists());
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(stdout(&ended(without_control(&["completions", shell]), OK)).contains("interval"), "{shell}");
+    }
+}
+
+#[test]
+fn a_reader_that_closes_early_is_no_error() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tachyon"))
+        .arg("explain")
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("the program can be run");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("the program ends");
+    assert!(!stderr(&output).contains("panic"), "{}", stderr(&output));
+    assert_eq!(output.status.code(), Some(OK));
+}

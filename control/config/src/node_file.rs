@@ -1,0 +1,429 @@
+//! The node file: what `tachyond` reads once, at boot, before packets and with privileges.
+//!
+//! Every key has a default, so an empty file is a valid node; `defaults/node.toml` lists all of them with their
+//! defaults and is the manual. Ranges are checked while a value is read, so that a complaint points at it.
+
+use crate::{Diagnostic, Severity, Source, read};
+use serde::{Deserialize, Deserializer, de::Error};
+use std::{net::IpAddr, path::PathBuf};
+
+/// The commented default file. Parsing it gives [`NodeFile::default`].
+pub const DEFAULT_NODE_FILE: &str = include_str!("../defaults/node.toml");
+
+/// Everything a node is told at boot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeFile {
+    /// Folders and users.
+    pub node: NodeSection,
+    /// What it listens to.
+    pub network: NetworkSection,
+    /// Cores and what they do when idle.
+    pub workers: WorkersSection,
+    /// Buffers and pages.
+    pub memory: MemorySection,
+    /// Sizes of tables.
+    pub limits: LimitsSection,
+}
+
+/// Folders and users.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeSection {
+    /// Where the boot number and the last good ruleset are kept; made if missing.
+    pub state_dir: PathBuf,
+    /// Where the Unix socket for control lies; made if missing.
+    pub run_dir: PathBuf,
+    /// The user to become once everything is open, by name or number; needs a start as root. `None`: stay who we are.
+    pub user: Option<String>,
+    /// A further user, by name or number, whose processes may connect as control; root and the node's own user always may.
+    pub control_user: Option<String>,
+}
+
+/// What it listens to.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NetworkSection {
+    /// The driver.
+    pub driver: Driver,
+    /// The address to listen on and send from.
+    pub address: IpAddr,
+    /// Shard n is at this UDP port + n.
+    #[serde(deserialize_with = "within::<1, 65_535, _, _>")]
+    pub base_port: u16,
+    /// Shards of the fabric; a power of two, the same on every node.
+    #[serde(deserialize_with = "power_of_two::<1, 64, _, _>")]
+    pub shard_count: u16,
+    /// Largest frame in bytes, header included.
+    #[serde(deserialize_with = "lines::<128, 65_472, _, _>")]
+    pub frame_bytes_max: u32,
+    /// Whether io_uring may be used.
+    pub io_uring: Switch,
+    /// Whether runs of equal frames are sent and received in one go.
+    pub gso: bool,
+    /// Whether the kernel sends from our buffers without copying.
+    pub zero_copy: bool,
+    /// Bytes the kernel may hold per socket and direction.
+    #[serde(deserialize_with = "within::<65_536, 1_073_741_824, _, _>")]
+    pub socket_buffer_bytes: u32,
+}
+
+/// A driver that this build knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Driver {
+    /// UDP sockets through io_uring, or through `recvmmsg` and `sendmmsg` where the kernel refuses it.
+    Uring,
+}
+
+/// Use it if it is there, or do not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Switch {
+    /// Use it if it is there; if not, go on without and say so.
+    Auto,
+    /// Do not use it.
+    Off,
+}
+
+/// Cores and what they do when idle.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorkersSection {
+    /// Workers; each owns a core and its part of the shards.
+    #[serde(deserialize_with = "within::<1, 64, _, _>")]
+    pub count: u16,
+    /// The cores to pin them to, one each; empty: chosen from the machine's topology.
+    pub cores: Vec<u16>,
+    /// What an idle worker does.
+    pub idle: Idle,
+    /// With `idle = "wait"`: how long an idle worker goes on polling before it sleeps, in microseconds.
+    #[serde(deserialize_with = "within::<0, 1_000_000, _, _>")]
+    pub idle_spin_us: u32,
+    /// With `idle = "wait"`: the longest sleep in microseconds. Frames wake it; commands and rulesets wait this long.
+    #[serde(deserialize_with = "within::<10, 1_000, _, _>")]
+    pub idle_wait_us: u32,
+    /// Whether a worker that allocates or frees after start-up ends the process, rather than being counted.
+    pub strict_heap: bool,
+}
+
+/// What an idle worker does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Idle {
+    /// Polls on: lowest latency, a whole core.
+    Spin,
+    /// Polls on for a while, then sleeps until something arrives.
+    Wait,
+}
+
+/// Buffers and pages.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MemorySection {
+    /// Buffers of each worker.
+    #[serde(deserialize_with = "within::<128, 1_048_576, _, _>")]
+    pub buffers_per_worker: u32,
+    /// How many of them the driver holds to receive into; a power of two, at most half.
+    #[serde(deserialize_with = "power_of_two::<16, 32_768, _, _>")]
+    pub receive_buffers: u16,
+    /// Bytes of a buffer; 65,536 is what the kernel joins datagrams into.
+    #[serde(deserialize_with = "lines::<2_048, 1_048_576, _, _>")]
+    pub buffer_bytes: u32,
+    /// Which pages to use.
+    pub pages: Pages,
+    /// Whether to lock all memory, so that nothing on the packet's way can fault.
+    pub lock: bool,
+}
+
+/// Which pages to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum Pages {
+    /// The largest that are there.
+    #[serde(rename = "auto")]
+    Auto,
+    /// 1 GiB pages, or do not start.
+    #[serde(rename = "1G")]
+    Huge1G,
+    /// 2 MiB pages, or do not start.
+    #[serde(rename = "2M")]
+    Huge2M,
+    /// Ordinary pages.
+    #[serde(rename = "ordinary")]
+    Ordinary,
+}
+
+/// Sizes of tables; all of their memory is taken at start-up.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsSection {
+    /// Topic slots.
+    #[serde(deserialize_with = "within::<64, 1_048_576, _, _>")]
+    pub topics_max: u32,
+    /// Sender slots.
+    #[serde(deserialize_with = "within::<64, 1_048_576, _, _>")]
+    pub senders_max: u32,
+    /// Sessions of publishers; a power of two.
+    #[serde(deserialize_with = "power_of_two::<64, 1_048_576, _, _>")]
+    pub sessions_max: u32,
+    /// Subscribers.
+    #[serde(deserialize_with = "within::<1, 4_096, _, _>")]
+    pub subscribers_max: u32,
+    /// Subscribers of all routes together: the targets section of a ruleset.
+    #[serde(deserialize_with = "within::<64, 4_194_304, _, _>")]
+    pub targets_max: u32,
+    /// Longest wait for an egress frame to fill, in nanoseconds.
+    #[serde(deserialize_with = "within::<0, 5_000, _, _>")]
+    pub fill_window_ns: u32,
+}
+
+impl Default for NodeSection {
+    fn default() -> Self {
+        Self { state_dir: "/var/lib/tachyon".into(), run_dir: "/run/tachyon".into(), user: None, control_user: None }
+    }
+}
+
+impl Default for NetworkSection {
+    fn default() -> Self {
+        Self {
+            driver: Driver::Uring,
+            address: IpAddr::from([0, 0, 0, 0]),
+            base_port: 24_640,      // below the ephemeral range, fixed by the design
+            shard_count: 16,        // the design's default
+            frame_bytes_max: 1_472, // MTU 1500 - 20 (IPv4) - 8 (UDP) = 64 + 22 x 64
+            io_uring: Switch::Auto,
+            gso: true,
+            zero_copy: false,
+            socket_buffer_bytes: 4 << 20, // what a stock kernel allows from 6.12 on
+        }
+    }
+}
+
+impl Default for WorkersSection {
+    fn default() -> Self {
+        Self {
+            count: 1,
+            cores: Vec::new(),
+            idle: Idle::Wait,
+            idle_spin_us: 50,    // ten fill windows: longer than any gap in traffic worth the name
+            idle_wait_us: 1_000, // the longest that a command or a ruleset may wait
+            strict_heap: false,
+        }
+    }
+}
+
+impl Default for MemorySection {
+    fn default() -> Self {
+        Self {
+            buffers_per_worker: 2_048, // 128 MiB at 64 KiB each
+            receive_buffers: 256,      // four bursts of 64
+            buffer_bytes: 65_536,
+            pages: Pages::Auto,
+            lock: true,
+        }
+    }
+}
+
+impl Default for LimitsSection {
+    fn default() -> Self {
+        Self {
+            topics_max: 65_536,
+            senders_max: 65_536,
+            sessions_max: 16_384,
+            subscribers_max: 1_024,
+            targets_max: 65_536,
+            fill_window_ns: 5_000, // the design's limit
+        }
+    }
+}
+
+/// What is wrong with values that are each in range.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contradiction {
+    /// Section and key to point at.
+    pub key: [&'static str; 2],
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub help: String,
+}
+
+impl NodeFile {
+    /// Reads a node file's text.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, at its place.
+    pub fn parse(source: &Source<'_>) -> Result<Self, Diagnostic> {
+        let file: Self = read(source).map_err(|mut diagnostic| {
+            // `within` and its like say what is wrong and what to do in one sentence.
+            if let Some((wrong, fix)) = diagnostic.message.clone().split_once(": choose ") {
+                diagnostic = diagnostic.saying(wrong, format!("choose {fix}"));
+            }
+            diagnostic
+        })?;
+        file.check().map_err(|found| {
+            let [section, key] = found.key;
+            let table = toml::de::DeTable::parse(source.text).ok();
+            let value = table.as_ref().and_then(|table| table.get_ref().get(section)?.get_ref().get(key));
+            let span = value.map(toml::Spanned::span);
+            Diagnostic::new(Severity::Error, source.name, source.text, span).saying(found.message, found.help)
+        })?;
+        Ok(file)
+    }
+
+    /// Looks for values that contradict each other.
+    ///
+    /// # Errors
+    /// The first contradiction.
+    pub fn check(&self) -> Result<(), Contradiction> {
+        let (network, workers, memory) = (&self.network, &self.workers, &self.memory);
+        let ensure = |holds: bool, key, message: String, help: String| {
+            if holds { Ok(()) } else { Err(Contradiction { key, message, help }) }
+        };
+        let (shards, count, listed) = (network.shard_count, workers.count, workers.cores.len());
+        ensure(
+            u32::from(network.base_port) + u32::from(shards) - 1 <= 65_535,
+            ["network", "base_port"],
+            format!("with {shards} shards the last one's port is above 65535"),
+            format!("choose {} or less", 65_536 - u32::from(shards)),
+        )?;
+        ensure(
+            count <= shards,
+            ["workers", "count"],
+            format!("{count} workers for {shards} shards: some would own none"),
+            format!("choose {shards} or less"),
+        )?;
+        ensure(
+            listed == 0 || listed == usize::from(count),
+            ["workers", "cores"],
+            format!("{listed} cores for {count} workers"),
+            "list one core for each worker, or none".into(),
+        )?;
+        let twice = workers.cores.iter().enumerate().find(|(i, core)| workers.cores[..*i].contains(core));
+        ensure(
+            twice.is_none(),
+            ["workers", "cores"],
+            format!("core {} is listed twice", twice.map_or(0, |(_, core)| *core)),
+            "give each worker a core of its own".into(),
+        )?;
+        ensure(
+            u32::from(memory.receive_buffers) <= memory.buffers_per_worker / 2,
+            ["memory", "receive_buffers"],
+            format!(
+                "{} of {} buffers would be kept to receive into",
+                memory.receive_buffers, memory.buffers_per_worker
+            ),
+            "choose at most half of buffers_per_worker".into(),
+        )?;
+        let needed = network.frame_bytes_max + DRIVER_BYTES;
+        ensure(
+            memory.buffer_bytes >= needed,
+            ["memory", "buffer_bytes"],
+            format!("a frame of {} bytes does not fit a buffer of {}", network.frame_bytes_max, memory.buffer_bytes),
+            format!("choose {} or more", needed.next_multiple_of(64)),
+        )
+    }
+}
+
+/// What the driver keeps in front of a frame for the kernel's own headers, rounded up.
+const DRIVER_BYTES: u32 = 256;
+
+/// Reads an integer from `LOW` to `HIGH`.
+fn within<'de, const LOW: u64, const HIGH: u64, T: TryFrom<u64>, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+    let value = i64::deserialize(from)?;
+    let refuse = || D::Error::custom(format!("{value} is out of range: choose {LOW} to {HIGH}"));
+    let inside = u64::try_from(value).ok().filter(|value| (LOW..=HIGH).contains(value)).ok_or_else(refuse)?;
+    T::try_from(inside).map_err(|_| refuse())
+}
+
+/// Reads a power of two from `LOW` to `HIGH`.
+fn power_of_two<'de, const LOW: u64, const HIGH: u64, T, D>(from: D) -> Result<T, D::Error>
+where
+    T: TryFrom<u64> + Into<u64> + Copy,
+    D: Deserializer<'de>,
+{
+    let value: T = within::<LOW, HIGH, _, _>(from)?;
+    let number: u64 = value.into();
+    if number.is_power_of_two() {
+        return Ok(value);
+    }
+    let above = number.next_power_of_two();
+    Err(D::Error::custom(format!("{number} is no power of two: choose {} or {above}", above / 2)))
+}
+
+/// Reads a number of bytes that is a multiple of 64, from `LOW` to `HIGH`.
+fn lines<'de, const LOW: u64, const HIGH: u64, T, D>(from: D) -> Result<T, D::Error>
+where
+    T: TryFrom<u64> + Into<u64> + Copy,
+    D: Deserializer<'de>,
+{
+    let value: T = within::<LOW, HIGH, _, _>(from)?;
+    let number: u64 = value.into();
+    if number.is_multiple_of(64) {
+        return Ok(value);
+    }
+    Err(D::Error::custom(format!("{number} is no multiple of 64: choose {}", number / 64 * 64)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<NodeFile, String> {
+        let source = Source { name: "node.toml", text, manual: "tachyond --print-default-config" };
+        NodeFile::parse(&source).map_err(|diagnostic| diagnostic.to_string())
+    }
+
+    #[test]
+    fn the_default_file_is_the_defaults_and_so_is_an_empty_one() {
+        assert_eq!(parse(DEFAULT_NODE_FILE).unwrap(), NodeFile::default());
+        assert_eq!(parse("").unwrap(), NodeFile::default());
+        assert_eq!(NodeFile::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn the_default_file_shows_every_key() {
+        let table: toml::Table = DEFAULT_NODE_FILE.parse().unwrap();
+        let keys: usize = table.values().map(|section| section.as_table().unwrap().len()).sum();
+        let commented = ["# user = ", "# control_user = "];
+        assert!(commented.iter().all(|key| DEFAULT_NODE_FILE.contains(key)));
+        assert_eq!(keys + commented.len(), 4 + 9 + 6 + 5 + 6, "a key is missing in node.toml, or its number here");
+    }
+
+    #[test]
+    fn refuses_what_it_does_not_know_and_what_is_out_of_range() {
+        for (text, says) in [
+            ("[network]\nbase_prt = 1", "did you mean `base_port`?"),
+            ("[nodes]", "unknown key `nodes`"),
+            ("[network]\nbase_port = 0", "choose 1 to 65535"),
+            ("[network]\nbase_port = 70000", "70000 is out of range"),
+            ("[network]\nshard_count = 12", "choose 8 or 16"),
+            ("[network]\nframe_bytes_max = 1500", "choose 1472"),
+            ("[network]\naddress = \"here\"", "invalid IP address"),
+            ("[workers]\ncount = -1", "choose 1 to 64"),
+            ("[workers]\nidle = \"sleep\"", "unknown value `sleep`"),
+            ("[memory]\npages = \"4G\"", "unknown value `4G`"),
+            ("[limits]\nfill_window_ns = 5001", "choose 0 to 5000"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(says), "{text}: {error}");
+            assert!(error.contains('^'), "the complaint points at nothing: {error}");
+        }
+    }
+
+    #[test]
+    fn refuses_values_that_contradict_each_other_and_points_at_one() {
+        for (text, place) in [
+            ("[network]\nbase_port = 65530", "2 | base_port = 65530"),
+            ("[workers]\ncount = 17", "2 | count = 17"),
+            ("[workers]\ncount = 2\ncores = [1]", "3 | cores = [1]"),
+            ("[workers]\ncount = 2\ncores = [1, 1]", "3 | cores = [1, 1]"),
+            ("[memory]\nreceive_buffers = 2048", "2 | receive_buffers = 2048"),
+            ("[memory]\nbuffers_per_worker = 256", "--> node.toml\n"),
+            ("[memory]\nbuffer_bytes = 2048\n[network]\nframe_bytes_max = 2048", "2 | buffer_bytes = 2048"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(place), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Taking up a connection to `tachyond`: what it has already stays undisturbed, what it lacks is sent again.
+
+use crate::{
+    record::{Attachment, Shape},
+    refusal::Refusal,
+    registry::Change,
+    session_ids::SessionIds,
+    state::{Link, State},
+};
+use std::sync::Arc;
+use tachyon_segment::{
+    StatsReader,
+    handover::{ControlEnd, Hello},
+};
+use tracing::{info, warn};
+
+impl State {
+    /// Takes up a connection. Afterwards the node has every session and subscriber of the registry; the ruleset follows.
+    ///
+    /// # Errors
+    /// The connection was lost again, or the registry cannot be written.
+    pub(crate) fn attach(&mut self, end: ControlEnd, hello: Hello, stats: StatsReader) -> Result<(), Refusal> {
+        let shape = Shape { sessions_max: hello.sessions_max, workers: hello.workers, shard_count: hello.shard_count };
+        let now = Attachment { boot_id: hello.boot_id, boot_number: hello.boot_number, shape };
+        // Versions only rise, whatever became of our own count.
+        self.version = self.version.max(hello.ruleset_version);
+        self.link = Some(Link { end, hello: Arc::new(hello), stats: Arc::new(stats) });
+        let before = self.attachment;
+        if before.is_some_and(|before| !can_follow(&before, &now)) {
+            self.end_everything()?;
+        }
+        let taken: Vec<u32> = self.sessions.keys().copied().collect();
+        self.ids = Some(SessionIds::new(shape.sessions_max, &self.generations, taken));
+        if before.is_some_and(|before| before.boot_id == now.boot_id) {
+            // It went on without us. What ended in the meantime ends there now.
+            let ending: Vec<u32> = self.sessions.values().filter(|s| s.ending).map(|s| s.session_id).collect();
+            self.end_sessions(&ending)?;
+        } else {
+            self.resend_sessions()?;
+            self.resend_subscribers()?;
+            self.registry.commit(&[Change::Attachment(&now)])?;
+            self.attachment = Some(now);
+        }
+        self.change += 1; // so that the ruleset is offered
+        let (sessions, subscribers) = (self.sessions.len(), self.subscribers.len());
+        info!(boot = now.boot_number, sessions, subscribers, "connected to tachyond");
+        Ok(())
+    }
+
+    /// Ends all sessions and subscriptions without the node, which has none of them.
+    fn end_everything(&mut self) -> Result<(), Refusal> {
+        if !self.sessions.is_empty() || !self.subscribers.is_empty() {
+            let (sessions, subscribers) = (self.sessions.len(), self.subscribers.len());
+            warn!(
+                "tachyond lost its boot number or has other tables: {sessions} sessions and {subscribers} subscriptions end"
+            );
+        }
+        let sessions = self.sessions.keys().map(|id| Change::SessionGone(*id));
+        let subscribers = self.subscribers.keys().map(|slot| Change::SubscriberGone(*slot));
+        let changes: Vec<Change<'_>> = sessions.chain(subscribers).collect();
+        self.registry.commit(&changes)?;
+        self.sessions.clear();
+        self.subscribers.clear();
+        Ok(())
+    }
+}
+
+/// Whether sessions of one start can go on under another: slots and workers are the same, and the boot number has risen,
+/// because under a lower one the node would use keys and nonces again that it has used before.
+fn can_follow(before: &Attachment, now: &Attachment) -> bool {
+    before.boot_id == now.boot_id || (before.shape == now.shape && now.boot_number > before.boot_number)
+}

@@ -1,0 +1,210 @@
+//! A `tachyond` that only keeps what it is told, and a control process over a real socket, both in folders of their own.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+use tachyon_config::ControlFile;
+use tachyon_policy::verify;
+use tachyon_proto::Client;
+use tachyon_segment::{
+    SealedImage, StatsSegment, StatsWriter,
+    handover::{Accepted, Connection, Hello, Incoming, Listener, Reply, Request},
+};
+use tachyon_wire::{
+    Endpoint,
+    command::{AddSubscriber, OpenSession},
+};
+use tokio::{runtime::Builder, sync::oneshot};
+
+pub(crate) const SHARDS: u16 = 4;
+
+/// A folder that is removed on drop.
+pub(crate) struct Folder(pub(crate) PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("tachyon-control-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// What a node was told.
+#[derive(Default)]
+pub(crate) struct Told {
+    pub(crate) sessions: BTreeMap<u32, OpenSession>,
+    pub(crate) subscribers: BTreeMap<(u32, u16), AddSubscriber>,
+    /// The ruleset in force.
+    pub(crate) image: Vec<u8>,
+    pub(crate) version: u64,
+    /// Every request, in its order.
+    pub(crate) log: Vec<String>,
+    /// Rulesets are refused with this text, if there is one.
+    pub(crate) refuse: Option<String>,
+    pub(crate) connections: u32,
+}
+
+/// One start of a node; ends on drop.
+pub(crate) struct Node {
+    pub(crate) told: Arc<Mutex<Told>>,
+    pub(crate) hello: Hello,
+    pub(crate) writers: Vec<StatsWriter>,
+    end: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Node {
+    pub(crate) fn start(folder: &Path, boot_number: u16) -> Self {
+        Self::start_as(folder, hello(boot_number))
+    }
+
+    pub(crate) fn start_as(folder: &Path, hello: Hello) -> Self {
+        let listener = Listener::bind(&folder.join("tachyond.sock"), &[rustix::process::geteuid().as_raw()]).unwrap();
+        let segment = StatsSegment::create(hello.workers, hello.boot_id).unwrap();
+        let writers = (0..hello.workers).map(|worker| segment.writer(worker).unwrap()).collect();
+        let (told, end) = (Arc::new(Mutex::new(Told::default())), Arc::new(AtomicBool::new(false)));
+        let (theirs, ended, said) = (told.clone(), end.clone(), hello.clone());
+        let thread = thread::spawn(move || {
+            let mut connection: Option<Connection> = None;
+            while !ended.load(Ordering::Relaxed) {
+                if let Some(new) = listener.accept().unwrap() {
+                    let mut told = theirs.lock().unwrap();
+                    told.connections += 1;
+                    let hello = Hello { ruleset_version: told.version, ..said.clone() };
+                    let _ = new.send_hello(&hello, segment.reader_fd());
+                    connection = Some(new);
+                }
+                match connection.as_ref().map(Connection::receive) {
+                    Some(Ok(Incoming::Request(number, request))) => {
+                        let reply = take(&mut theirs.lock().unwrap(), number, request);
+                        let _ = connection.as_ref().unwrap().reply(&reply);
+                    }
+                    Some(Ok(Incoming::Closed) | Err(_)) => connection = None,
+                    Some(Ok(Incoming::Malformed(_, text))) => panic!("{text}"),
+                    _ => thread::sleep(Duration::from_millis(1)),
+                }
+            }
+        });
+        Self { told, hello, writers, end, thread: Some(thread) }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.end.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().unwrap().join();
+    }
+}
+
+fn take(told: &mut Told, number: u32, request: Request) -> Reply {
+    told.log.push(format!("{request:?}"));
+    let mut reply = Reply { number, accepted: Accepted::Yes, text: String::new() };
+    match request {
+        Request::OpenSession(open) => drop(told.sessions.insert(open.session_id.get(), *open)),
+        Request::CloseSession(id) => drop(told.sessions.remove(&id)),
+        Request::AddSubscriber(add) => drop(told.subscribers.insert((add.slot.get(), add.worker.get()), *add)),
+        Request::RemoveSubscriber(slot) => told.subscribers.retain(|(theirs, _), _| *theirs != slot),
+        Request::Ruleset(fd) => match told.refuse.clone() {
+            Some(text) => reply = Reply { accepted: Accepted::Refused, text, ..reply },
+            None => {
+                let image = SealedImage::adopt(&fd).unwrap();
+                let version = verify(image.as_ref(), SHARDS).unwrap().version();
+                assert!(version > told.version, "versions rise");
+                (told.image, told.version) = (image.as_ref().to_vec(), version);
+            }
+        },
+    }
+    reply
+}
+
+pub(crate) fn hello(boot_number: u16) -> Hello {
+    Hello {
+        boot_id: [u8::try_from(boot_number).unwrap(); 16],
+        boot_number,
+        workers: 2,
+        shard_count: SHARDS,
+        listen: Endpoint::v4([0; 4], 24_640),
+        frame_bytes_max: 1472,
+        sessions_max: 64,
+        subscribers_max: 16,
+        topics_max: 1024,
+        senders_max: 4096,
+        targets_max: 64,
+        ruleset_version: 0,
+        driver: "fake".into(),
+        degraded: vec!["ordinary pages".into()],
+    }
+}
+
+/// A control process in this one.
+pub(crate) struct Control {
+    pub(crate) client: Client,
+    pub(crate) socket: PathBuf,
+    end: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Control {
+    pub(crate) async fn start(folder: &Path) -> Self {
+        let config = ControlFile { run_dir: folder.into(), state_dir: folder.join("state"), ..ControlFile::default() };
+        let (end, ended) = oneshot::channel::<()>();
+        // A runtime of its own, so that everything of it is gone once the thread has ended, as with a process.
+        let thread = thread::spawn(move || {
+            let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+            runtime.block_on(tachyon_control::serve(config, async { drop(ended.await) })).unwrap();
+        });
+        let socket = folder.join("control.sock");
+        let client = eventually_some(async || tachyon_proto::connect(&socket).await.ok()).await;
+        Self { client, socket, end, thread }
+    }
+
+    pub(crate) async fn connected(&mut self) {
+        let client = self.client.clone();
+        eventually(async || {
+            client.clone().status(tachyon_proto::v1::StatusRequest {}).await.unwrap().into_inner().connected
+        })
+        .await;
+    }
+
+    pub(crate) async fn apply(&mut self, text: &str) -> tachyon_proto::v1::ApplyRulesResponse {
+        let request = tachyon_proto::v1::ApplyRulesRequest { text: text.into(), file_name: "rules.toml".into() };
+        self.client.apply_rules(request).await.unwrap().into_inner()
+    }
+
+    /// Ends it as a signal would; its registry is closed afterwards.
+    pub(crate) async fn stop(self) {
+        drop((self.end, self.client));
+        tokio::task::spawn_blocking(|| self.thread.join().unwrap()).await.unwrap();
+    }
+}
+
+pub(crate) async fn eventually(condition: impl AsyncFn() -> bool) {
+    eventually_some(async || condition().await.then_some(())).await;
+}
+
+pub(crate) async fn eventually_some<T>(look: impl AsyncFn() -> Option<T>) -> T {
+    let end = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < end {
+        if let Some(found) = look().await {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("it did not happen in 20 s");
+}

@@ -1,0 +1,668 @@
+//! From accepted messages to frames on their way: one open buffer per route target and shard, bounded queues, completions.
+
+use crate::stream::Stream;
+use arrayvec::ArrayVec;
+use tachyon_driver_api::{Buffer, Completion, CompletionBatch, Pool, Transmit, TxBatch, TxQueue};
+use tachyon_wire::{
+    Endpoint, FrameHeader, LINE, Message, Reason,
+    build::{self, FrameFields, Seal},
+    command,
+    counters::{ROUTES_COUNTED, RouteCounters, WorkerStats},
+    frame::{AUTHENTICATED, KIND_DATA},
+    image::RouteRule,
+};
+use zerocopy::{FromBytes, IntoBytes, byteorder::little_endian::U64};
+
+/// [`LINE`] as the type that lengths have here.
+pub(crate) const LINE_BYTES: u32 = 64;
+const _: () = assert!(LINE == LINE_BYTES as usize);
+/// In `lane_of`: this target has no open buffer in this shard.
+pub const CLOSED: u32 = u32::MAX;
+/// Frames in one buffer: Linux splits one send into at most 64 segments (`UDP_MAX_SEGMENTS` before 6.9).
+const FRAMES_PER_BUFFER: u32 = 64;
+/// Bytes in one buffer: what one UDP send may carry over IPv4 (65,535 less 20 of IP and 8 of UDP).
+const BUFFER_BYTES_MAX: u32 = 65_507;
+/// The subscriber of a reply: nobody.
+const REPLY: u32 = u32::MAX;
+
+/// Where one subscriber's copies go.
+#[derive(Clone)]
+pub struct Subscriber {
+    active: bool,
+    tagged: bool,
+    session_id: u32,
+    credit: u32,
+    in_use: u32,
+    frame_bytes_max: u32,
+    endpoint: Endpoint,
+    master: [u8; 32],
+}
+
+impl Subscriber {
+    /// A free slot.
+    pub const EMPTY: Self = Self {
+        active: false,
+        tagged: false,
+        session_id: 0,
+        credit: 0,
+        in_use: 0,
+        frame_bytes_max: 0,
+        endpoint: Endpoint::NONE,
+        master: [0; 32],
+    };
+}
+
+impl core::fmt::Debug for Subscriber {
+    /// Never prints a key.
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Subscriber(session {}, {} of {} buffers)", self.session_id, self.in_use, self.credit)
+    }
+}
+
+/// An open buffer: consecutive frames of one route target and shard, all of one stride, the last perhaps shorter.
+#[derive(Debug)]
+pub struct Lane {
+    buffer: Option<Buffer>,
+    target: u32,
+    subscriber: u32,
+    route: u32,
+    route_id: u32,
+    shard: u16,
+    owned: u16,
+    /// Bytes of the first frame, once it is closed; 0 before.
+    stride: u32,
+    /// Where the first frame starts.
+    start: u32,
+    /// Where the frame being filled starts.
+    frame_start: u32,
+    /// Where it has to end at the latest.
+    frame_limit: u32,
+    /// Where the next message goes.
+    end: u32,
+    copies: u32,
+    /// When the oldest message in it was received.
+    first_ns: u64,
+}
+
+impl Lane {
+    /// A closed lane.
+    pub const EMPTY: Self = Self {
+        buffer: None,
+        target: 0,
+        subscriber: 0,
+        route: 0,
+        route_id: 0,
+        shard: 0,
+        owned: 0,
+        stride: 0,
+        start: 0,
+        frame_start: 0,
+        frame_limit: 0,
+        end: 0,
+        copies: 0,
+        first_ns: 0,
+    };
+}
+
+/// What the device was given and has not finished.
+#[derive(Clone, Copy, Debug)]
+pub struct InFlight {
+    subscriber: u32,
+    route: u32,
+    copies: u32,
+    bytes: u32,
+    frames: u32,
+    first_ns: u64,
+}
+
+impl InFlight {
+    /// An unused entry.
+    pub const EMPTY: Self = Self { subscriber: REPLY, route: 0, copies: 0, bytes: 0, frames: 0, first_ns: 0 };
+}
+
+/// Which shard a message is in, when it came, and by which route it goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Hop<'r> {
+    /// Tick of the burst, ns.
+    pub now_ns: u64,
+    /// The shard.
+    pub shard: u16,
+    /// Its place among the worker's shards.
+    pub owned: u16,
+    /// Index of the route in the ruleset.
+    pub route: u32,
+    /// The route.
+    pub rule: &'r RouteRule,
+}
+
+/// The slices of [`crate::Memory`] that egress works in.
+#[derive(Debug)]
+pub struct Egress<'a> {
+    pub(crate) subscribers: &'a mut [Subscriber],
+    pub(crate) streams: &'a mut [Stream],
+    pub(crate) lane_of: &'a mut [u32],
+    pub(crate) lanes: &'a mut [Lane],
+    pub(crate) open: usize,
+    pub(crate) ready: Ready<'a>,
+    pub(crate) in_flight: &'a mut [InFlight],
+    pub(crate) tokens: Tokens<'a>,
+    pub(crate) pending: TxBatch,
+    pub(crate) submitted: ArrayVec<(u64, u32), SUBMITTED_MAX>,
+    pub(crate) owned: usize,
+    /// The longest frame that a buffer holds.
+    pub(crate) frame_bytes_most: u32,
+    pub(crate) boot: u16,
+    pub(crate) unix_offset_ns: u64,
+}
+
+/// Buffers whose hand-over is timed per turn; of a turn that hands over more, the rest is not in the histogram.
+pub const SUBMITTED_MAX: usize = 256;
+
+impl Egress<'_> {
+    /// Adds, or replaces, a subscriber. What is in flight to it stays counted against its credit. What is open must have
+    /// been flushed, because it belongs to the one before. A session that comes back, also after its end, goes on where it
+    /// was: no key may meet one nonce twice.
+    pub fn add(&mut self, add: &command::AddSubscriber) {
+        let slot = add.slot.get() as usize;
+        let Some(subscriber) = self.subscribers.get_mut(slot) else { return };
+        let same = subscriber.session_id == add.session_id.get() && subscriber.master == add.master;
+        // A frame holds at least one message, and whole lines only.
+        let frame_bytes_max =
+            add.frame_bytes_max.get().min(self.frame_bytes_most).max(2 * LINE_BYTES) / LINE_BYTES * LINE_BYTES;
+        *subscriber = Subscriber {
+            active: true,
+            tagged: add.tagged != 0,
+            session_id: add.session_id.get(),
+            credit: add.credit.get(),
+            in_use: subscriber.in_use,
+            frame_bytes_max,
+            endpoint: add.endpoint,
+            master: add.master,
+        };
+        if !same {
+            self.streams[slot * self.owned..][..self.owned].fill(Stream::of_boot(self.boot));
+        }
+    }
+
+    /// Ends a subscriber; its copies from now on are refused, once what is open was flushed.
+    pub fn remove(&mut self, slot: u32) {
+        if let Some(subscriber) = self.subscribers.get_mut(slot as usize) {
+            subscriber.active = false;
+        }
+    }
+
+    /// Copies one accepted message to every target of its route.
+    #[inline]
+    pub fn dispatch(
+        &mut self,
+        hop: &Hop<'_>,
+        targets: &[zerocopy::little_endian::U32],
+        message: &Message,
+        payload: Option<&[u8]>,
+        pool: &mut Pool,
+        stats: &mut WorkerStats,
+    ) {
+        let due = targets.len() as u64;
+        stats.counters.copies_due += due;
+        route_of(stats, hop.route).due += due;
+        for (target, subscriber) in (hop.rule.first_target.get()..).zip(targets) {
+            let copied = match payload {
+                None => self.copy(hop, target, subscriber.get(), message, pool, stats),
+                Some(payload) => self.copy_with_payload(hop, target, subscriber.get(), message, payload, pool, stats),
+            };
+            match copied {
+                Ok(()) => stats.counters.copies_held += 1,
+                Err(reason) => refuse(stats, hop.route, 1, reason),
+            }
+        }
+    }
+
+    /// Ends the copies of a message whose topic is durable: nothing may be forwarded before it is on stable storage, and
+    /// there is no truth log yet.
+    #[cold]
+    pub fn refuse_durable(&mut self, hop: &Hop<'_>, copies: u64, stats: &mut WorkerStats) {
+        stats.counters.copies_due += copies;
+        route_of(stats, hop.route).due += copies;
+        refuse(stats, hop.route, copies, Reason::PersistUnavailable);
+    }
+
+    /// Appends one line to the target's open frame.
+    #[inline]
+    fn copy(
+        &mut self,
+        hop: &Hop<'_>,
+        target: u32,
+        subscriber: u32,
+        message: &Message,
+        pool: &mut Pool,
+        stats: &mut WorkerStats,
+    ) -> Result<(), Reason> {
+        let index = self.lane(hop, target, subscriber, pool, stats)?;
+        let lane = &mut self.lanes[index];
+        if lane.end + LINE_BYTES > lane.frame_limit && !self.next_frame(index, stats) {
+            return self.copy(hop, target, subscriber, message, pool, stats);
+        }
+        let lane = &mut self.lanes[index];
+        let Some(buffer) = &mut lane.buffer else { return Err(Reason::InternalInvariant) };
+        let at = lane.end as usize;
+        buffer.bytes_mut()[at..at + LINE].copy_from_slice(message.as_bytes());
+        lane.end += LINE_BYTES;
+        lane.copies += 1;
+        Ok(())
+    }
+
+    /// Appends a frame of this one message and its payload. Frames with payload are few and long, so each carries one
+    /// message; those of equal length still travel together.
+    #[cold]
+    #[expect(clippy::too_many_arguments, reason = "the payload beside what `copy` takes")]
+    fn copy_with_payload(
+        &mut self,
+        hop: &Hop<'_>,
+        target: u32,
+        subscriber: u32,
+        message: &Message,
+        payload: &[u8],
+        pool: &mut Pool,
+        stats: &mut WorkerStats,
+    ) -> Result<(), Reason> {
+        let padded = payload.len().next_multiple_of(LINE);
+        let size = u32::try_from(2 * LINE + padded).map_err(|_| Reason::TxSubmitFail)?;
+        if self.subscribers.get(subscriber as usize).is_none_or(|subscriber| size > subscriber.frame_bytes_max) {
+            return Err(Reason::TxSubmitFail);
+        }
+        let mut index = self.lane(hop, target, subscriber, pool, stats)?;
+        let open = self.next_frame(index, stats);
+        let stride = self.lanes[index].stride;
+        if open && stride != 0 && stride != size {
+            self.flush_closed(index, stats);
+        }
+        index = self.lane(hop, target, subscriber, pool, stats)?;
+        let lane = &mut self.lanes[index];
+        let Some(buffer) = &mut lane.buffer else { return Err(Reason::InternalInvariant) };
+        let at = lane.end as usize;
+        let bytes = &mut buffer.bytes_mut()[at..at + LINE + padded];
+        bytes[..LINE].copy_from_slice(message.as_bytes());
+        // `offset` of a reference stands at byte 4 of `data`, which is byte 20 of the message.
+        bytes[20..28].copy_from_slice(U64::new(2 * LINE as u64).as_bytes());
+        bytes[LINE..LINE + payload.len()].copy_from_slice(payload);
+        bytes[LINE + payload.len()..].fill(0);
+        lane.end = lane.frame_start + size;
+        lane.copies += 1;
+        if !(self.close_frame(index, 1) && self.start_frame(index)) {
+            self.flush_closed(index, stats);
+        }
+        Ok(())
+    }
+
+    /// The open lane of a target, opened if there is none.
+    #[inline]
+    fn lane(
+        &mut self,
+        hop: &Hop<'_>,
+        target: u32,
+        subscriber: u32,
+        pool: &mut Pool,
+        stats: &mut WorkerStats,
+    ) -> Result<usize, Reason> {
+        let entry = target as usize * self.owned + usize::from(hop.owned);
+        match self.lane_of.get(entry) {
+            Some(&CLOSED) => self.open(hop, target, subscriber, entry, pool, stats),
+            Some(&index) => Ok(index as usize),
+            None => Err(Reason::InternalOverflow),
+        }
+    }
+
+    fn open(
+        &mut self,
+        hop: &Hop<'_>,
+        target: u32,
+        slot: u32,
+        entry: usize,
+        pool: &mut Pool,
+        stats: &mut WorkerStats,
+    ) -> Result<usize, Reason> {
+        let Some(subscriber) = self.subscribers.get_mut(slot as usize).filter(|subscriber| subscriber.active) else {
+            return Err(Reason::TxSubmitFail);
+        };
+        if subscriber.in_use >= subscriber.credit {
+            return Err(Reason::TxCongestion);
+        }
+        let buffer = pool.get().ok_or(Reason::ArenaOom)?;
+        subscriber.in_use += 1;
+        let start = colour(&buffer).min(buffer.capacity().saturating_sub(subscriber.frame_bytes_max));
+        if self.open == self.lanes.len() {
+            self.flush(0, stats);
+        }
+        let index = self.open;
+        self.open += 1;
+        self.lane_of[entry] = u32::try_from(index).unwrap_or(CLOSED);
+        self.lanes[index] = Lane {
+            buffer: Some(buffer),
+            target,
+            subscriber: slot,
+            route: hop.route,
+            route_id: hop.rule.route_id.get(),
+            shard: hop.shard,
+            owned: hop.owned,
+            first_ns: hop.now_ns,
+            start,
+            end: start,
+            ..Lane::EMPTY
+        };
+        self.start_frame(index);
+        Ok(index)
+    }
+
+    /// Closes the frame being filled and starts the next; false if the lane had to be flushed for it.
+    fn next_frame(&mut self, index: usize, stats: &mut WorkerStats) -> bool {
+        let lane = &self.lanes[index];
+        if lane.end == lane.frame_start + LINE_BYTES {
+            return true; // The frame being filled is still empty.
+        }
+        let count = (lane.end - lane.frame_start) / LINE_BYTES - 1;
+        let more = self.close_frame(index, count) && self.start_frame(index);
+        if !more {
+            self.flush_closed(index, stats);
+        }
+        more
+    }
+
+    /// Starts a frame behind the last one; false if the buffer has no room for it.
+    fn start_frame(&mut self, index: usize) -> bool {
+        let lane = &mut self.lanes[index];
+        let Some(buffer) = &lane.buffer else { return false };
+        let start = lane.end;
+        let largest =
+            if lane.stride == 0 { self.subscribers[lane.subscriber as usize].frame_bytes_max } else { lane.stride };
+        let used = start - lane.start;
+        let full = lane.stride != 0 && used >= FRAMES_PER_BUFFER * lane.stride;
+        if full || used + largest > BUFFER_BYTES_MAX || start + largest > buffer.capacity() {
+            return false;
+        }
+        lane.frame_start = start;
+        lane.frame_limit = start + largest;
+        lane.end = start + LINE_BYTES;
+        true
+    }
+
+    /// Writes the header of the frame being filled, as far as it is known before the frame is sealed; false if it is
+    /// shorter than the ones before it, and so has to be the last.
+    fn close_frame(&mut self, index: usize, count: u32) -> bool {
+        let lane = &mut self.lanes[index];
+        let Some(buffer) = &mut lane.buffer else { return false };
+        let bytes = lane.end - lane.frame_start;
+        let fields = FrameFields { route_id: lane.route_id, shard: lane.shard, ..FrameFields::default() };
+        let header = fields.header(KIND_DATA, u16::try_from(count).unwrap_or(u16::MAX), bytes - LINE_BYTES);
+        let at = lane.frame_start as usize;
+        buffer.bytes_mut()[at..at + LINE].copy_from_slice(header.as_bytes());
+        lane.frame_start = lane.end;
+        if lane.stride == 0 {
+            lane.stride = bytes;
+        }
+        bytes == lane.stride
+    }
+
+    /// Closes what is open of a lane and queues it.
+    fn flush(&mut self, index: usize, stats: &mut WorkerStats) {
+        let lane = &self.lanes[index];
+        if lane.end > lane.frame_start + LINE_BYTES {
+            let count = (lane.end - lane.frame_start) / LINE_BYTES - 1;
+            self.close_frame(index, count);
+        }
+        self.flush_closed(index, stats);
+    }
+
+    /// Seals a lane's frames and queues its buffer. The lane that was opened last takes its place.
+    fn flush_closed(&mut self, index: usize, stats: &mut WorkerStats) {
+        self.open -= 1;
+        self.lanes.swap(index, self.open);
+        let moved = &self.lanes[index];
+        if index < self.open {
+            self.lane_of[moved.target as usize * self.owned + usize::from(moved.owned)] =
+                u32::try_from(index).unwrap_or(CLOSED);
+        }
+        let lane = core::mem::replace(&mut self.lanes[self.open], Lane::EMPTY);
+        self.lane_of[lane.target as usize * self.owned + usize::from(lane.owned)] = CLOSED;
+        let Some(mut buffer) = lane.buffer else { return };
+        let subscriber = &self.subscribers[lane.subscriber as usize];
+        let stream = &mut self.streams[lane.subscriber as usize * self.owned + usize::from(lane.owned)];
+        let sent_ns = lane.first_ns.wrapping_add(self.unix_offset_ns);
+        let len = lane.frame_start - lane.start;
+        for frame in buffer.bytes_mut()[lane.start as usize..lane.frame_start as usize]
+            .chunks_mut(lane.stride.max(LINE_BYTES) as usize)
+        {
+            seal(frame, subscriber, stream, sent_ns);
+        }
+        let destination = port_of(&subscriber.endpoint, lane.shard);
+        let flight = InFlight {
+            subscriber: lane.subscriber,
+            route: lane.route,
+            copies: lane.copies,
+            bytes: len,
+            frames: len.div_ceil(lane.stride.max(1)),
+            first_ns: lane.first_ns,
+        };
+        let (offset, stride, shard) = (lane.start, lane.stride, lane.shard);
+        let item = Transmit { buffer, offset, len, stride, shard, destination, token: 0 };
+        self.queue(item, flight, stats);
+    }
+
+    /// Queues a reply to a publisher.
+    pub fn reply(
+        &mut self,
+        buffer: Buffer,
+        len: u32,
+        shard: u16,
+        destination: Endpoint,
+        now_ns: u64,
+        stats: &mut WorkerStats,
+    ) {
+        let flight = InFlight { bytes: len, frames: 1, first_ns: now_ns, ..InFlight::EMPTY };
+        self.queue(Transmit { buffer, offset: 0, len, stride: len, shard, destination, token: 0 }, flight, stats);
+    }
+
+    fn queue(&mut self, item: Transmit, flight: InFlight, stats: &mut WorkerStats) {
+        // There are as many tokens and places as buffers, so neither can be missing while this buffer is in hand.
+        let Some(token) = self.tokens.get() else {
+            refuse(stats, flight.route, flight.copies.into(), Reason::InternalInvariant);
+            return;
+        };
+        self.in_flight[token as usize] = flight;
+        self.ready.push(Transmit { token, ..item });
+    }
+
+    /// Flushes the lanes whose oldest message waited `window_ns` or longer.
+    pub fn flush_due(&mut self, now_ns: u64, window_ns: u64, stats: &mut WorkerStats) {
+        let mut index = 0;
+        while index < self.open {
+            if now_ns.saturating_sub(self.lanes[index].first_ns) >= window_ns {
+                self.flush(index, stats);
+            } else {
+                index += 1;
+            }
+        }
+    }
+
+    /// Gives up every open frame. Their copies are no longer held.
+    pub fn abandon(&mut self, pool: &mut Pool) {
+        for lane in self.lanes.iter_mut() {
+            let lane = core::mem::replace(lane, Lane::EMPTY);
+            if let Some(buffer) = lane.buffer {
+                pool.put(buffer);
+                let subscriber = &mut self.subscribers[lane.subscriber as usize];
+                subscriber.in_use = subscriber.in_use.saturating_sub(1);
+            }
+        }
+        self.lane_of.fill(CLOSED);
+        self.open = 0;
+    }
+
+    /// Copies in open frames, queued or in flight, counted one by one.
+    #[must_use]
+    pub fn copies_held(&self) -> u64 {
+        let open = self.lanes[..self.open].iter().map(|lane| u64::from(lane.copies)).sum::<u64>();
+        open + self.in_flight.iter().map(|flight| u64::from(flight.copies)).sum::<u64>()
+    }
+
+    /// Hands queued buffers to the device, as many as it takes; returns how many.
+    pub fn transmit<Q: TxQueue>(&mut self, queue: &mut Q) -> usize {
+        let mut total = 0;
+        loop {
+            while !self.pending.is_full()
+                && let Some(item) = self.ready.pop()
+            {
+                self.pending.push(item);
+            }
+            let offered: ArrayVec<u32, { tachyon_driver_api::BURST_MAX }> =
+                self.pending.iter().map(|item| item.token).collect();
+            let taken = if offered.is_empty() { 0 } else { queue.tx_burst(&mut self.pending) };
+            for token in &offered[..taken] {
+                let flight = &self.in_flight[*token as usize];
+                let _ = self.submitted.try_push((flight.first_ns, flight.copies));
+            }
+            total += taken;
+            if taken == 0 || !self.pending.is_empty() {
+                return total;
+            }
+        }
+    }
+
+    /// Times what the last turn handed over: by now the kernel has it.
+    pub fn note_handed_over(&mut self, now_ns: u64, stats: &mut WorkerStats) {
+        for (first_ns, copies) in self.submitted.drain(..) {
+            if copies > 0 {
+                stats.residence.record(now_ns.saturating_sub(first_ns), copies.into());
+            }
+        }
+    }
+
+    /// Settles what the device finished; returns how many.
+    pub fn complete(&mut self, batch: &mut CompletionBatch, pool: &mut Pool, stats: &mut WorkerStats) -> usize {
+        let count = batch.len();
+        for Completion { token, buffer, error } in batch.drain(..) {
+            pool.put(buffer);
+            let flight = core::mem::replace(&mut self.in_flight[token as usize], InFlight::EMPTY);
+            self.tokens.put(token);
+            if let Some(subscriber) = self.subscribers.get_mut(flight.subscriber as usize) {
+                subscriber.in_use = subscriber.in_use.saturating_sub(1);
+            }
+            let counters = &mut stats.counters;
+            counters.copies_held -= u64::from(flight.copies);
+            match error {
+                None => {
+                    counters.copies_given += u64::from(flight.copies);
+                    counters.bytes_sent += u64::from(flight.bytes);
+                    counters.frames_sent += u64::from(flight.frames);
+                    counters.replies_sent += u64::from(flight.subscriber == REPLY);
+                    route_of(stats, flight.route).given += u64::from(flight.copies);
+                }
+                Some(reason) => {
+                    counters.replies_lost += u64::from(flight.subscriber == REPLY);
+                    refuse(stats, flight.route, flight.copies.into(), reason);
+                }
+            }
+        }
+        count
+    }
+}
+
+/// Where to start in a buffer. Buffers lie 64 KiB apart, so their first lines all fall into the same few cache sets; with a
+/// hundred of them open at once that evicts what was just written. 64 colours of one line spread them over an L1.
+fn colour(buffer: &Buffer) -> u32 {
+    buffer.index() % 64 * LINE_BYTES
+}
+
+/// Gives a frame its place in the stream and closes it.
+fn seal(frame: &mut [u8], subscriber: &Subscriber, stream: &mut Stream, sent_ns: u64) {
+    let (frame_id, epoch, key) = stream.advance(&subscriber.master, subscriber.session_id);
+    let Ok((header, _)) = FrameHeader::mut_from_prefix(frame) else { return };
+    header.frame_id.set(frame_id);
+    header.session_id.set(subscriber.session_id);
+    header.epoch.set(epoch);
+    header.sent_ns.set(sent_ns);
+    if subscriber.tagged {
+        header.flags.set(header.flags.get() | AUTHENTICATED);
+    }
+    build::seal(frame, if subscriber.tagged { Seal::Tag(key) } else { Seal::Crc });
+}
+
+/// A subscriber's endpoint for one shard: shard n is n ports up.
+fn port_of(endpoint: &Endpoint, shard: u16) -> Endpoint {
+    let mut endpoint = *endpoint;
+    endpoint.port.set(endpoint.port.get().wrapping_add(shard));
+    endpoint
+}
+
+/// The counters of a route.
+#[inline]
+pub(crate) fn route_of(stats: &mut WorkerStats, route: u32) -> &mut RouteCounters {
+    &mut stats.routes[(route as usize).min(ROUTES_COUNTED - 1)]
+}
+
+/// Charges copies to a reason.
+pub(crate) fn refuse(stats: &mut WorkerStats, route: u32, copies: u64, reason: Reason) {
+    stats.counters.copies_refused[reason.index()] += copies;
+    route_of(stats, route).refused += copies;
+}
+
+/// First in, first out: buffers that wait for the device.
+#[derive(Debug)]
+pub(crate) struct Ready<'a> {
+    items: &'a mut [Option<Transmit>],
+    head: usize,
+    len: usize,
+}
+
+impl<'a> Ready<'a> {
+    pub(crate) fn new(items: &'a mut [Option<Transmit>]) -> Self {
+        Self { items, head: 0, len: 0 }
+    }
+
+    fn push(&mut self, item: Transmit) {
+        let at = (self.head + self.len) % self.items.len();
+        debug_assert!(self.items[at].is_none(), "more buffers are queued than there are");
+        self.items[at] = Some(item);
+        self.len += 1;
+    }
+
+    fn pop(&mut self) -> Option<Transmit> {
+        let item = self.items[self.head].take()?;
+        self.head = (self.head + 1) % self.items.len();
+        self.len -= 1;
+        Some(item)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+}
+
+/// Free marks for what is in flight.
+#[derive(Debug)]
+pub(crate) struct Tokens<'a> {
+    free: &'a mut [u32],
+    count: usize,
+}
+
+impl<'a> Tokens<'a> {
+    pub(crate) fn new(free: &'a mut [u32]) -> Self {
+        for (number, token) in (0..).zip(free.iter_mut()) {
+            *token = number;
+        }
+        Self { count: free.len(), free }
+    }
+
+    fn get(&mut self) -> Option<u32> {
+        self.count = self.count.checked_sub(1)?;
+        Some(self.free[self.count])
+    }
+
+    fn put(&mut self, token: u32) {
+        self.free[self.count] = token;
+        self.count += 1;
+    }
+}

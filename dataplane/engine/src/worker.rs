@@ -1,0 +1,496 @@
+//! The turn of the loop.
+
+use crate::{
+    egress::{Egress, Hop, LINE_BYTES, Ready, Tokens},
+    host::Host,
+    ingress::{Admitted, Ingress, Refused},
+    limits::{Limits, Memory},
+    pressure::Pressure,
+    reply::{self, Due, Replies},
+};
+use arrayvec::ArrayVec;
+use tachyon_driver_api::{CompletionBatch, Pool, Received, RxBatch, RxQueue, TxBatch, TxQueue};
+use tachyon_policy::{FrameContext, Inputs, Ruleset, Shards, Tables, Verdict};
+use tachyon_wire::{
+    Endpoint, LINE, Reason,
+    ack::Map,
+    command::{Command, Demand, SHARE_ALL},
+    counters::WorkerStats,
+    frame::{ACK_WANTED, MESSAGES_MAX},
+    image::ROUTE_NONE,
+};
+
+/// Commands taken per turn: a control process that talks a lot must not become latency.
+const COMMANDS_PER_TURN: usize = 4;
+/// Frames that are checked, and their topics prefetched, before the first of them is judged. 8 frames of 22 messages
+/// touch 352 lines of state: enough to hide DRAM behind, and they still fit into a 48 KiB L1 beside the frames.
+const STAGE: usize = 8;
+/// A header and as many messages as one may have.
+const FRAME_BYTES_MOST: u32 = LINE_BYTES * 257;
+const _: () = assert!(FRAME_BYTES_MOST as usize == LINE * (1 + MESSAGES_MAX));
+/// Turns between two publications of histograms and routes while there is traffic.
+const WHOLE_EVERY: u64 = 1_024;
+
+/// What one turn did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Buffers received.
+    pub received: usize,
+    /// Buffers given to the device.
+    pub sent: usize,
+    /// Completions settled.
+    pub completed: usize,
+    /// Nothing is open or queued: without something to receive, the next turn has nothing to do.
+    pub idle: bool,
+}
+
+/// One pinned core's loop, owner of some shards.
+#[derive(Debug)]
+pub struct Worker<'a, Q, H> {
+    limits: Limits,
+    queue: Q,
+    host: H,
+    pool: Pool,
+    received: RxBatch,
+    completions: CompletionBatch,
+    ingress: Ingress<'a>,
+    tables: Tables<'a>,
+    egress: Egress<'a>,
+    replies: Replies<'a>,
+    pressure: Pressure,
+    ruleset_version: u64,
+    /// Of the frame being judged; kept here so that it is not cleared for each.
+    verdicts: [Verdict; MESSAGES_MAX],
+    stats: &'a mut WorkerStats,
+}
+
+impl<'a, Q: RxQueue + TxQueue, H: Host> Worker<'a, Q, H> {
+    /// A worker over its queue, with memory of the sizes that `limits` tell.
+    pub fn new(limits: Limits, memory: Memory<'a>, pool: Pool, queue: Q, host: H) -> Self {
+        let owned = limits.owned();
+        let shards = Shards::new(limits.shard_count, limits.topics_max, limits.shards);
+        let egress = Egress {
+            subscribers: memory.subscribers,
+            streams: memory.streams,
+            lane_of: memory.lane_of,
+            lanes: memory.lanes,
+            open: 0,
+            ready: Ready::new(memory.ready),
+            in_flight: memory.in_flight,
+            tokens: Tokens::new(memory.tokens),
+            pending: TxBatch::new(),
+            submitted: ArrayVec::new(),
+            owned,
+            frame_bytes_most: FRAME_BYTES_MOST.min(pool.buffer_bytes()),
+            boot: limits.boot,
+            unix_offset_ns: limits.unix_offset_ns,
+        };
+        Self {
+            ingress: Ingress::new(memory.sessions, memory.windows, owned, limits.frame_bytes_max, limits.boot),
+            tables: Tables {
+                topics: memory.topics,
+                senders: memory.senders,
+                shards,
+                default_share: SHARE_ALL / u32::from(limits.workers.max(1)),
+            },
+            egress,
+            replies: Replies::new(memory.nacks),
+            pressure: Pressure::default(),
+            ruleset_version: 0,
+            verdicts: [Verdict::default(); MESSAGES_MAX],
+            stats: memory.stats,
+            received: RxBatch::new(),
+            completions: CompletionBatch::new(),
+            limits,
+            queue,
+            host,
+            pool,
+        }
+    }
+
+    /// One turn: receive, govern, batch, transmit. `now_ns` is the tick, and the only time there is.
+    pub fn poll(&mut self, now_ns: u64) -> Work {
+        self.egress.note_handed_over(now_ns, self.stats);
+        self.take_commands(now_ns);
+        let received = self.queue.rx_burst(&mut self.pool, &mut self.received);
+        let completed = self.settle_completions();
+        if received > 0 {
+            self.judge_burst(now_ns);
+            self.send_replies(now_ns);
+        }
+        // Nothing arrives, so nothing is worth waiting for; else a frame may fill for a while.
+        let window_ns = if received == 0 { 0 } else { self.limits.fill_window_ns };
+        self.egress.flush_due(now_ns, window_ns, self.stats);
+        let sent = self.egress.transmit(&mut self.queue);
+        let idle = self.egress.open == 0 && self.egress.ready.is_empty() && self.egress.pending.is_empty();
+        let work = Work { received, sent, completed, idle };
+        self.publish(now_ns, work);
+        work
+    }
+
+    /// Judges everything that was received, under one ruleset and one tick.
+    fn judge_burst(&mut self, now_ns: u64) {
+        // Counted before any of it is looked at, so that whatever happens it was seen.
+        for item in &self.received {
+            self.stats.counters.frames_seen += frames_of(item).count() as u64;
+            self.stats.counters.bytes_received += u64::from(item.len);
+        }
+        let sendable = self.pool.total().saturating_sub(self.limits.receive_buffers as usize);
+        let pressure = self.pressure.sample(self.pool.free(), sendable);
+        let Self { host, received, ingress, tables, egress, replies, stats, pool, verdicts, ruleset_version, .. } =
+            self;
+        let mut demands: ArrayVec<Demand, STAGE> = ArrayVec::new();
+        let mut quarantine: ArrayVec<(tachyon_wire::Message, u8), STAGE> = ArrayVec::new();
+        // Looked at once: another look might see another version.
+        let ruleset = host.ruleset().map(tachyon_policy::Verified::ruleset);
+        let version = ruleset.map_or(0, |ruleset| ruleset.version);
+        if version != *ruleset_version {
+            // Lanes belong to the routes of one version, so they are closed before the next one.
+            egress.flush_due(now_ns, 0, stats);
+            *ruleset_version = version;
+            stats.counters.ruleset_version = version;
+            stats.counters.ruleset_swaps += 1;
+        }
+        let inputs = Inputs { tick_ns: now_ns, ruleset, pressure };
+        let mut burst = Burst {
+            now_ns,
+            inputs,
+            ingress,
+            tables,
+            egress,
+            replies,
+            stats,
+            pool,
+            demands: &mut demands,
+            quarantine: &mut quarantine,
+        };
+        burst.stats.counters.pressure = pressure.into();
+        burst.judge(received, verdicts);
+        let quarantined = quarantine.drain(..).filter(|(message, reason)| host.quarantine(message, *reason)).count();
+        stats.counters.quarantined += quarantined as u64;
+        demands.drain(..).for_each(|demand| host.demand(demand));
+        received.drain(..).for_each(|item| pool.put(item.buffer));
+        stats.counters.bursts += 1;
+    }
+
+    fn take_commands(&mut self, now_ns: u64) {
+        for _ in 0..COMMANDS_PER_TURN {
+            let Some(command) = self.host.command() else { return };
+            match command {
+                Command::OpenSession(open) => {
+                    self.ingress.anew(&open).for_each(|window| self.replies.forget(window));
+                    self.ingress.open(&open);
+                }
+                Command::CloseSession(id) => self.ingress.close(id),
+                // What was accepted before goes to whom it was accepted for.
+                Command::AddSubscriber(add) => {
+                    self.egress.flush_due(now_ns, 0, self.stats);
+                    self.egress.add(&add);
+                }
+                Command::RemoveSubscriber(slot) => {
+                    self.egress.flush_due(now_ns, 0, self.stats);
+                    self.egress.remove(slot);
+                }
+                Command::Lease(lease) => {
+                    let ruleset = self.host.ruleset().map(tachyon_policy::Verified::ruleset);
+                    let inputs = Inputs { tick_ns: now_ns, ruleset, pressure: 0 };
+                    tachyon_policy::set_lease(&inputs, &mut self.tables, lease);
+                }
+            }
+        }
+    }
+
+    fn settle_completions(&mut self) -> usize {
+        let mut total = 0;
+        loop {
+            let count = self.queue.completions(&mut self.completions);
+            if count == 0 {
+                return total;
+            }
+            total += self.egress.complete(&mut self.completions, &mut self.pool, self.stats);
+        }
+    }
+
+    /// Answers the publishers that asked for it.
+    fn send_replies(&mut self, now_ns: u64) {
+        let sent_ns = now_ns.wrapping_add(self.limits.unix_offset_ns);
+        let due: ArrayVec<Due, { reply::DUE_MAX }> = self.replies.due.take();
+        for due in due {
+            let Some(mut buffer) = self.pool.get() else {
+                self.stats.counters.replies_lost += 1;
+                self.ingress.window(due.window).ack_due &= due.nack_of.is_some();
+                continue;
+            };
+            let (session, window) = self.ingress.both(due.session, due.window);
+            let kept = due.nack_of.and_then(|id| self.replies.kept(due.window, window.epoch, id));
+            match reply::write(&due, session, window, kept, sent_ns, buffer.bytes_mut()) {
+                Some(len) => self.egress.reply(buffer, len, due.shard, due.destination, now_ns, self.stats),
+                None => {
+                    // A nack of the same burst took its place.
+                    self.pool.put(buffer);
+                    self.stats.counters.replies_lost += 1;
+                }
+            }
+        }
+        self.stats.counters.replies_lost += core::mem::take(&mut self.replies.lost);
+    }
+
+    /// Publishes what changed.
+    fn publish(&mut self, now_ns: u64, work: Work) {
+        let counters = &mut self.stats.counters;
+        counters.turns += 1;
+        let quiet = work.received == 0 && work.sent == 0 && work.completed == 0;
+        if quiet && !counters.turns.is_multiple_of(WHOLE_EVERY) {
+            return;
+        }
+        let queue = self.queue.stats();
+        counters.syscalls = queue.syscalls;
+        counters.socket_overflow = queue.overflow;
+        counters.receive_starved = queue.starved;
+        counters.buffers_free = self.pool.free() as u64;
+        counters.tick = now_ns;
+        let whole = quiet || counters.turns.is_multiple_of(WHOLE_EVERY);
+        self.host.publish(self.stats, whole);
+    }
+
+    /// Puts a worker whose turn panicked back on its feet. The rest of its burst, and what stood in open frames, is
+    /// charged to [`Reason::InternalPanic`]; sessions, windows, tables and what the device already has stay.
+    ///
+    /// Where exactly the turn ended is not known, so nothing of it is trusted: ledgers are closed by what they lack.
+    pub fn recover(&mut self) {
+        for item in self.received.drain(..) {
+            self.pool.put(item.buffer);
+        }
+        self.replies.due.clear();
+        self.egress.abandon(&mut self.pool);
+        let counters = &mut self.stats.counters;
+        counters.copies_held = self.egress.copies_held();
+        let [frames, messages, copies] = counters.unaccounted().map(|gap| u64::try_from(gap).unwrap_or(0));
+        let panicked = Reason::InternalPanic.index();
+        counters.frames_refused[panicked] += frames;
+        counters.messages_refused[panicked] += messages;
+        counters.copies_refused[panicked] += copies;
+    }
+
+    /// The device is to be watched only; see [`RxQueue::wait`].
+    pub fn wait(&mut self, ns: u64) {
+        self.queue.wait(ns);
+    }
+
+    /// What the worker counted.
+    #[must_use]
+    pub fn stats(&self) -> &WorkerStats {
+        self.stats
+    }
+
+    /// The worker's queue.
+    pub fn queue(&mut self) -> &mut Q {
+        &mut self.queue
+    }
+
+    /// The worker's host.
+    pub fn host(&mut self) -> &mut H {
+        &mut self.host
+    }
+
+    /// Buffers the worker cannot account for: its pool's total less those that are free, received, open, queued, in
+    /// flight or with the device. Zero, always.
+    #[must_use]
+    pub fn buffers_missing(&self) -> i64 {
+        let egress = &self.egress;
+        let here = self.pool.free() + self.received.len() + egress.open + egress.ready.len() + egress.pending.len();
+        let count = |buffers: usize| i64::try_from(buffers).unwrap_or(i64::MAX);
+        count(self.pool.total()) - count(here + self.queue.held())
+    }
+}
+
+/// What judging one burst works with.
+struct Burst<'b, 'a, 'r> {
+    now_ns: u64,
+    inputs: Inputs<'r>,
+    ingress: &'b mut Ingress<'a>,
+    tables: &'b mut Tables<'a>,
+    egress: &'b mut Egress<'a>,
+    replies: &'b mut Replies<'a>,
+    stats: &'b mut WorkerStats,
+    pool: &'b mut Pool,
+    demands: &'b mut ArrayVec<Demand, STAGE>,
+    quarantine: &'b mut ArrayVec<(tachyon_wire::Message, u8), STAGE>,
+}
+
+impl Burst<'_, '_, '_> {
+    /// Judges a burst, [`STAGE`] frames at a time: all of them are checked first, so that what judging the first will touch
+    /// is in cache by the time the last was checked.
+    fn judge(&mut self, received: &[Received], verdicts: &mut [Verdict; MESSAGES_MAX]) {
+        let mut frames = received.iter().flat_map(|item| frames_of(item).map(move |bytes| (item, bytes)));
+        let mut stage: ArrayVec<(Admitted<'_>, u16, &Received), STAGE> = ArrayVec::new();
+        loop {
+            let mut more = false;
+            for (item, bytes) in frames.by_ref().take(STAGE) {
+                more = true;
+                match self.admit(item, bytes) {
+                    Ok((admitted, owned)) => stage.push((admitted, owned, item)),
+                    Err(refused) => self.refuse(&refused, bytes, item),
+                }
+            }
+            for (admitted, owned, item) in stage.drain(..) {
+                self.judge_frame(&admitted, owned, item, verdicts);
+            }
+            if !more {
+                return;
+            }
+        }
+    }
+
+    /// Checks a frame and asks for what judging it will touch.
+    #[inline]
+    fn admit<'f>(&mut self, item: &Received, bytes: &'f [u8]) -> Result<(Admitted<'f>, u16), Refused> {
+        let owned = self.tables.shards.owned.get(usize::from(item.shard)).copied().unwrap_or(u16::MAX);
+        let admitted = self.ingress.admit(bytes, item.shard, usize::from(owned), &item.source)?;
+        tachyon_policy::prefetch(admitted.frame.messages, self.tables, item.shard);
+        Ok((admitted, owned))
+    }
+
+    /// Judges the messages of one admitted frame and copies what is accepted.
+    fn judge_frame(
+        &mut self,
+        admitted: &Admitted<'_>,
+        owned: u16,
+        item: &Received,
+        verdicts: &mut [Verdict; MESSAGES_MAX],
+    ) {
+        let (shard, source) = (item.shard, item.source);
+        let Admitted { frame, session, window } = *admitted;
+        let counters = &mut self.stats.counters;
+        counters.frames_admitted += 1;
+        counters.messages_seen += frame.messages.len() as u64;
+        let verdicts = &mut verdicts[..frame.messages.len()];
+        let context = FrameContext {
+            publisher: &self.ingress.session(session).publisher,
+            authenticated: frame.is_authenticated(),
+            shard,
+            lane_refs_allowed: false,
+        };
+        let demands = &mut *self.demands;
+        let mut demand = |demand| {
+            let _ = demands.try_push(demand);
+        };
+        tachyon_policy::govern(&self.inputs, &context, frame.messages, self.tables, verdicts, &mut demand);
+        let refused = self.dispatch(&frame, verdicts, shard, owned);
+        if let Some(reason) = refused {
+            let (epoch, id) = (frame.header.epoch.get(), frame.header.frame_id.get());
+            self.ingress.window(window).mark_refused(epoch, id);
+            self.count_refused(&frame, verdicts);
+            if frame.header.flags.get() & ACK_WANTED != 0 {
+                self.keep_nack(admitted, verdicts, reason, shard, source);
+            }
+        }
+        if frame.header.flags.get() & ACK_WANTED != 0 {
+            let due = Due { session, window, shard, destination: source, nack_of: None };
+            self.replies.note(self.ingress.window(window), due);
+        }
+    }
+
+    /// Copies what was accepted onto its routes; returns the first refused message's reason.
+    #[inline]
+    fn dispatch(
+        &mut self,
+        frame: &tachyon_wire::frame::Frame<'_>,
+        verdicts: &[Verdict],
+        shard: u16,
+        owned: u16,
+    ) -> Option<u8> {
+        let Ok(ruleset) = self.inputs.ruleset else { return verdicts.iter().find(|v| v.reason != 0).map(|v| v.reason) };
+        let (mut accepted, mut first_refused) = (0, None);
+        for (message, verdict) in frame.messages.iter().zip(verdicts) {
+            if verdict.reason != 0 {
+                first_refused = first_refused.or(Some(verdict.reason));
+                continue;
+            }
+            accepted += 1;
+            if verdict.route != ROUTE_NONE {
+                self.forward(&ruleset, frame, message, *verdict, shard, owned);
+            }
+        }
+        self.stats.counters.messages_accepted += accepted;
+        first_refused
+    }
+
+    #[inline]
+    fn forward(
+        &mut self,
+        ruleset: &Ruleset<'_>,
+        frame: &tachyon_wire::frame::Frame<'_>,
+        message: &tachyon_wire::Message,
+        verdict: Verdict,
+        shard: u16,
+        owned: u16,
+    ) {
+        let Some((rule, targets)) = ruleset.route(verdict.route) else { return };
+        crate::egress::route_of(self.stats, verdict.route).accepted += 1;
+        let hop = Hop { now_ns: self.now_ns, shard, owned, route: verdict.route, rule };
+        if verdict.flags & Verdict::DURABLE != 0 {
+            self.egress.refuse_durable(&hop, targets.len() as u64, self.stats);
+            return;
+        }
+        let payload = message.in_frame().and_then(|place| {
+            let start = usize::try_from(place.offset.get()).ok()?;
+            frame.bytes.get(start..)?.get(..place.length.get() as usize)
+        });
+        self.egress.dispatch(&hop, targets, message, payload, self.pool, self.stats);
+    }
+
+    #[cold]
+    fn count_refused(&mut self, frame: &tachyon_wire::frame::Frame<'_>, verdicts: &[Verdict]) {
+        for (message, verdict) in frame.messages.iter().zip(verdicts).filter(|(_, verdict)| verdict.reason != 0) {
+            self.stats.counters.messages_refused[usize::from(verdict.reason)] += 1;
+            if verdict.flags & Verdict::QUARANTINE != 0 {
+                let _ = self.quarantine.try_push((*message, verdict.reason));
+            }
+        }
+    }
+
+    #[cold]
+    fn keep_nack(&mut self, admitted: &Admitted<'_>, verdicts: &[Verdict], reason: u8, shard: u16, source: Endpoint) {
+        let Admitted { frame, session, window } = *admitted;
+        let mut accepted = Map::EMPTY;
+        for (index, _) in (0..).zip(verdicts).filter(|(_, verdict)| verdict.reason == 0) {
+            accepted.set(index);
+        }
+        let (id, epoch) = (frame.header.frame_id.get(), frame.header.epoch.get());
+        let reason = Reason::from_number(reason).unwrap_or(Reason::InternalInvariant);
+        self.replies.keep(window, epoch, id, reason, accepted);
+        let due = Due { session, window, shard, destination: source, nack_of: Some(id) };
+        self.replies.note(self.ingress.window(window), due);
+    }
+
+    /// Charges a refused frame; the sender of a verified one that asked for it gets its replies (again).
+    #[cold]
+    fn refuse(&mut self, refused: &Refused, bytes: &[u8], item: &Received) {
+        self.refuse_frame(refused.reason);
+        let Some((session, window)) = refused.verified else { return };
+        let Ok(frame) = tachyon_wire::frame::parse(bytes, &self.ingress.lane()) else { return };
+        if frame.header.flags.get() & ACK_WANTED == 0 {
+            return;
+        }
+        let id = frame.header.frame_id.get();
+        let due = Due { session, window, shard: item.shard, destination: item.source, nack_of: None };
+        let state = self.ingress.window(window);
+        if self.replies.kept(window, state.epoch, id).is_some() {
+            self.replies.note(state, Due { nack_of: Some(id), ..due });
+        }
+        self.replies.note(state, due);
+    }
+
+    fn refuse_frame(&mut self, reason: Reason) {
+        self.stats.counters.frames_refused[reason.index()] += 1;
+    }
+}
+
+/// The frames of one buffer. A carrier without a byte carries one frame, an empty one, so that it is counted and refused.
+#[inline]
+fn frames_of(item: &Received) -> impl Iterator<Item = &[u8]> {
+    let bytes = item.buffer.bytes().get(item.offset as usize..).unwrap_or_default();
+    let bytes = bytes.get(..item.len as usize).unwrap_or_default();
+    bytes.chunks(item.stride.max(1) as usize).chain(bytes.is_empty().then_some(bytes))
+}

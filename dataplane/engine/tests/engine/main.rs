@@ -1,0 +1,18 @@
+//! The engine against everything that may come: what arrives, what is refused and why, and that it all adds up.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+#![expect(clippy::print_stdout, reason = "seeds are printed, so that a failure can be seen again")]
+
+#[path = "../fabric/mod.rs"]
+mod fabric;
+
+mod against_model;
+mod faults;
+mod forwarding;
+mod golden;
+mod overload;
+mod panics;
+mod quota;
+mod reasons;
+mod replies;
+mod swaps;

@@ -1,0 +1,349 @@
+//! The thread beside the workers: talks to control, checks rulesets, moves leases, watches over the workers.
+//!
+//! It is the only one that reads the Unix socket and the only one that writes files. Workers never wait for it: if it
+//! stood still, they would go on with the rules and leases they have.
+
+use crate::{
+    leases::{Couriers, INTERVAL_NS, Leases},
+    state::StateFolder,
+    voice::Voice,
+    worker::{End, Gauges, Image, Item},
+};
+use rtrb::{Consumer, Producer};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+};
+use serde_json::json;
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+use tachyon_segment::{
+    SealedImage, StatsSegment, WorkerState, WorkerStatus,
+    handover::{Accepted, Connection, Hello, Incoming, Listener, Reply, Request},
+};
+use tachyon_wire::{
+    Message, Reason,
+    command::{AddSubscriber, Command, Demand, Lease},
+    image::ImageHeader,
+};
+use zerocopy::FromBytes;
+
+/// Requests answered before the leases get their turn again.
+const REQUESTS_PER_ROUND: usize = 64;
+/// Quarantined messages are told of at most this often.
+const QUARANTINE_EVERY: Duration = Duration::from_secs(1);
+
+/// Housekeeping's ends of the rings of one worker.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    pub(crate) items: Producer<Item>,
+    pub(crate) retired: Consumer<Image>,
+    pub(crate) demands: Consumer<Demand>,
+    pub(crate) quarantine: Consumer<(Message, u8)>,
+    pub(crate) gauges: Arc<Gauges>,
+    /// Restarts that were told.
+    pub(crate) restarts_told: u64,
+    /// Items ever sent.
+    pub(crate) sent: u64,
+    /// `None` once it ended.
+    pub(crate) thread: Option<JoinHandle<End>>,
+    pub(crate) state: WorkerState,
+}
+
+impl Desk {
+    fn send(&mut self, item: Item) -> Option<u64> {
+        self.items.push(item).ok()?;
+        self.sent += 1;
+        Some(self.sent)
+    }
+
+    fn has_room(&self) -> bool {
+        self.items.slots() > 0
+    }
+
+    /// Whether the worker took what this ticket stands for.
+    fn has_taken(&self, ticket: u64) -> bool {
+        let waiting = self.items.buffer().capacity() - self.items.slots();
+        self.sent - waiting as u64 >= ticket
+    }
+}
+
+impl Couriers for Vec<Desk> {
+    fn send(&mut self, worker: usize, lease: Lease) -> Option<u64> {
+        self[worker].send(Item::Command(Command::Lease(lease)))
+    }
+
+    fn in_force(&self, worker: usize, ticket: u64) -> bool {
+        self[worker].has_taken(ticket)
+    }
+}
+
+/// Why a request did not succeed.
+struct Refusal(Accepted, String);
+
+impl Refusal {
+    fn never(text: impl Into<String>) -> Self {
+        Self(Accepted::Refused, text.into())
+    }
+
+    fn busy() -> Self {
+        Self(Accepted::Busy, "a worker's command ring is full; try again in a moment".into())
+    }
+}
+
+/// Everything the thread owns.
+#[derive(Debug)]
+pub(crate) struct Housekeeping {
+    /// What control is told; the ruleset's version is put in when it is.
+    pub(crate) hello: Hello,
+    pub(crate) listener: Listener,
+    pub(crate) connection: Option<Connection>,
+    pub(crate) segment: StatsSegment,
+    pub(crate) state: StateFolder,
+    pub(crate) desks: Vec<Desk>,
+    pub(crate) leases: Leases,
+    /// The ruleset in force.
+    pub(crate) current: Option<Image>,
+    pub(crate) voice: Voice,
+    pub(crate) stop: Arc<AtomicBool>,
+    pub(crate) quarantined: u64,
+    pub(crate) quarantine_told: Instant,
+}
+
+impl Housekeeping {
+    /// Runs until the node is told to stop, then stops the workers.
+    pub(crate) fn run(mut self) {
+        let interval = Duration::from_nanos(INTERVAL_NS);
+        let mut next = Instant::now() + interval;
+        while !self.stop.load(Ordering::Relaxed) {
+            self.wait_until(next);
+            self.accept();
+            self.serve();
+            if Instant::now() >= next {
+                self.collect();
+                self.supervise();
+                next = Instant::now() + interval;
+            }
+        }
+        for worker in 0..self.desks.len() {
+            if let Some(thread) = self.desks[worker].thread.take() {
+                self.note_end(worker, thread);
+            }
+        }
+    }
+
+    /// Sleeps until somebody connects, control asks something, or the time is up.
+    fn wait_until(&self, end: Instant) {
+        let left = end.saturating_duration_since(Instant::now());
+        let Ok(left) = Timespec::try_from(left) else { return };
+        let listener = PollFd::from_borrowed_fd(self.listener.as_fd(), PollFlags::IN);
+        let connection = self.connection.as_ref().map(|it| PollFd::from_borrowed_fd(it.as_fd(), PollFlags::IN));
+        let mut fds: Vec<_> = [Some(listener), connection].into_iter().flatten().collect();
+        match poll(&mut fds, Some(&left)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            // Never seen; without a pause it would turn into a busy loop.
+            Err(_) => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
+
+    /// A new connection replaces the old one: control restarted, and perhaps nobody noticed yet.
+    fn accept(&mut self) {
+        let connection = match self.listener.accept() {
+            Ok(None) => return,
+            Ok(Some(connection)) => connection,
+            Err(error) => return self.voice.say("refused", &format!("control connection: {error}"), &[]),
+        };
+        self.hello.ruleset_version = self.current.as_ref().map_or(0, |image| image.version());
+        match connection.send_hello(&self.hello, self.segment.reader_fd()) {
+            Ok(()) => {
+                let peer = connection.peer();
+                self.voice.say("control", &format!("process {} connected", peer.pid), &[("pid", json!(peer.pid))]);
+                self.connection = Some(connection);
+            }
+            Err(error) => self.voice.say("refused", &format!("control went away at once: {error}"), &[]),
+        }
+    }
+
+    fn serve(&mut self) {
+        let Some(connection) = self.connection.take() else { return };
+        for _ in 0..REQUESTS_PER_ROUND {
+            let (number, result) = match connection.receive() {
+                Ok(Incoming::Nothing) => break,
+                Ok(Incoming::Request(number, request)) => (number, self.handle(request)),
+                Ok(Incoming::Malformed(number, text)) => (number, Err(Refusal::never(text))),
+                Ok(Incoming::Closed) => return self.voice.say("control", "disconnected; its rules stay in force", &[]),
+                Err(error) => return self.lost(&error),
+            };
+            let Refusal(accepted, text) = result.err().unwrap_or(Refusal(Accepted::Yes, String::new()));
+            if let Err(error) = connection.reply(&Reply { number, accepted, text }) {
+                return self.lost(&error);
+            }
+        }
+        self.connection = Some(connection);
+    }
+
+    fn lost(&self, error: &io::Error) {
+        self.voice.say("control", &format!("connection lost ({error}); its rules stay in force"), &[]);
+    }
+
+    fn handle(&mut self, request: Request) -> Result<(), Refusal> {
+        match request {
+            Request::OpenSession(open) => self.broadcast(Command::OpenSession(*open)),
+            Request::CloseSession(id) => self.broadcast(Command::CloseSession(id)),
+            Request::AddSubscriber(add) => self.add_subscriber(*add),
+            Request::RemoveSubscriber(slot) => self.broadcast(Command::RemoveSubscriber(slot)),
+            Request::Ruleset(fd) => self.ruleset(fd),
+        }
+    }
+
+    /// To every worker or to none.
+    fn broadcast(&mut self, command: Command) -> Result<(), Refusal> {
+        if !self.desks.iter().all(Desk::has_room) {
+            return Err(Refusal::busy());
+        }
+        for desk in &mut self.desks {
+            let _ = desk.send(Item::Command(command)); // there is room: only this thread fills the rings
+        }
+        Ok(())
+    }
+
+    fn add_subscriber(&mut self, add: AddSubscriber) -> Result<(), Refusal> {
+        let (slot, slots, worker) = (add.slot.get(), self.hello.subscribers_max, add.worker.get());
+        if slot >= slots {
+            return Err(Refusal::never(format!("slot {slot} is none of {slots}; raise limits.subscribers_max")));
+        }
+        let Some(desk) = self.desks.get_mut(usize::from(worker)) else {
+            return Err(Refusal::never(format!("there is no worker {worker}")));
+        };
+        desk.send(Item::Command(Command::AddSubscriber(add))).map(|_| ()).ok_or_else(Refusal::busy)
+    }
+
+    /// Checks a ruleset, brings it into force and stores it as the last good one; whatever is wrong with it, the old one
+    /// stays.
+    fn ruleset(&mut self, fd: OwnedFd) -> Result<(), Refusal> {
+        let adopt = || SealedImage::adopt(&fd).map_err(|error| Refusal::never(error.to_string()));
+        // Once for the workers, and once more to store it: a verified image no longer gives its bytes away.
+        let (sealed, bytes) = (adopt()?, adopt()?);
+        let image = check_image(sealed, &self.hello).map_err(Refusal::never)?;
+        let (new, old) = (image.version(), self.current.as_ref().map_or(0, |image| image.version()));
+        if new <= old {
+            return Err(Refusal::never(format!("ruleset {new} is not newer than {old}, which is in force")));
+        }
+        if !self.desks.iter().all(Desk::has_room) {
+            return Err(Refusal::busy());
+        }
+        self.hand_out(&image);
+        self.current = Some(image);
+        self.voice.say("ruleset", &format!("version {new} replaces {old}"), &[("version", json!(new))]);
+        if let Err(error) = self.state.store_last_good(bytes.as_ref()) {
+            let text = format!("the next start will not have ruleset {new}: {error:#}");
+            self.voice.say("degraded", &text, &[]);
+        }
+        Ok(())
+    }
+
+    /// Hands an image to every worker.
+    pub(crate) fn hand_out(&mut self, image: &Image) {
+        for desk in &mut self.desks {
+            let _ = desk.send(Item::Image(image.clone()));
+        }
+    }
+
+    /// Takes what the workers sent, and moves leases.
+    fn collect(&mut self) {
+        let mut last = None;
+        for (worker, desk) in self.desks.iter_mut().enumerate() {
+            while desk.retired.pop().is_ok() {} // the last clone to go unmaps the image, here
+            while let Ok(demand) = desk.demands.pop() {
+                self.leases.demand(worker, demand);
+            }
+            while let Ok(entry) = desk.quarantine.pop() {
+                self.quarantined += 1;
+                last = Some(entry);
+            }
+        }
+        let rules = self.current.as_ref().map(|image| image.ruleset());
+        let period = |sender| rules.and_then(|rules| rules.sender(sender)).map_or(0, |rule| rule.period.get());
+        self.leases.step(period, &mut self.desks);
+        if let Some((message, reason)) = last
+            && self.quarantine_told.elapsed() >= QUARANTINE_EVERY
+        {
+            self.tell_quarantine(&message, reason);
+        }
+    }
+
+    fn tell_quarantine(&mut self, message: &Message, reason: u8) {
+        let code = Reason::from_number(reason).map_or("?", Reason::code);
+        let (topic, sender) = (message.topic_id.get(), message.sender_id.get());
+        let text = format!("{} messages; the last: topic {topic}, sender {sender}, {code}", self.quarantined);
+        self.voice.say("quarantine", &text, &[("count", json!(self.quarantined)), ("reason", json!(code))]);
+        self.quarantined = 0;
+        self.quarantine_told = Instant::now();
+    }
+
+    /// Looks after the workers' threads, and says how they are.
+    pub(crate) fn supervise(&mut self) {
+        for worker in 0..self.desks.len() {
+            if let Some(thread) = self.desks[worker].thread.take_if(|thread| thread.is_finished()) {
+                self.note_end(worker, thread);
+            }
+            let restarts = self.desks[worker].gauges.restarts.load(Ordering::Relaxed);
+            if core::mem::replace(&mut self.desks[worker].restarts_told, restarts) != restarts {
+                let text = format!("worker {worker} panicked and goes on, {restarts} times by now");
+                self.voice.say("panic", &text, &[("restarts", json!(restarts))]);
+            }
+            self.publish_status(worker);
+        }
+    }
+
+    fn note_end(&mut self, worker: usize, thread: JoinHandle<End>) {
+        self.desks[worker].state = WorkerState::Down;
+        if let End::Panicked(text) = thread.join().unwrap_or_else(|_| End::Panicked("outside of its loop".into())) {
+            self.voice.say("panic", &format!("worker {worker} panicked and its shards are down: {text}"), &[]);
+        }
+        self.publish_status(worker);
+    }
+
+    fn publish_status(&self, worker: usize) {
+        let desk = &self.desks[worker];
+        let heap_calls = desk.gauges.heap_calls.load(Ordering::Relaxed);
+        let restarts = desk.gauges.restarts.load(Ordering::Relaxed);
+        if let Ok(number) = u16::try_from(worker) {
+            self.segment.set_status(number, WorkerStatus { state: desk.state, restarts, heap_calls });
+        }
+    }
+}
+
+/// Whether an image is a ruleset that this node can serve.
+pub(crate) fn check_image(sealed: SealedImage, hello: &Hello) -> Result<Image, String> {
+    let header = ImageHeader::ref_from_prefix(sealed.as_ref()).map(|(header, _)| *header).ok();
+    let image = tachyon_policy::verify(sealed, hello.shard_count).map_err(|error| format!("ruleset: {error}"))?;
+    let header = header.ok_or("ruleset: no header")?;
+    for (what, has, max, key) in [
+        ("topic slots", header.topic_slots.get(), hello.topics_max, "topics_max"),
+        ("sender slots", header.sender_slots.get(), hello.senders_max, "senders_max"),
+        ("targets", header.targets.get(), hello.targets_max, "targets_max"),
+    ] {
+        if has > max {
+            return Err(format!("ruleset: {has} {what}, this node has room for {max}; raise limits.{key}"));
+        }
+    }
+    let rules = image.ruleset();
+    let routes = (0..header.routes.get()).filter_map(|route| rules.route(route));
+    let highest = routes.flat_map(|(_, targets)| targets).map(|slot| slot.get()).max();
+    match highest {
+        Some(slot) if slot >= hello.subscribers_max => Err(format!(
+            "ruleset: subscriber slot {slot}, this node has {}; raise limits.subscribers_max",
+            hello.subscribers_max
+        )),
+        _ => Ok(Arc::new(image)),
+    }
+}

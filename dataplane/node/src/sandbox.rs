@@ -1,0 +1,221 @@
+//! Giving away what is not needed, before packets begin: user, capabilities, files, system calls.
+//!
+//! Users, capabilities and landlock domains belong to threads, and some drivers need privileges while they open. So the
+//! steps are taken by each thread for itself once everything it needs is open; threads started later inherit them.
+
+use anyhow::Context;
+use landlock::{ABI, Access, AccessFs, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, path_beneath_rules};
+use rustix::{
+    fs::{Gid, Uid},
+    process::geteuid,
+    thread::{
+        CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_no_new_privs, set_thread_groups,
+        set_thread_res_gid, set_thread_res_uid,
+    },
+};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// A user of this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct User {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+impl User {
+    /// Looks a user up by name or number. A number that has no entry gets a group of the same number.
+    pub(crate) fn find(name: &str) -> anyhow::Result<Self> {
+        let passwd = fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd")?;
+        Self::find_in(&passwd, name)
+            .with_context(|| format!("there is no user `{name}`; make one with `useradd --system {name}`"))
+    }
+
+    fn find_in(passwd: &str, name: &str) -> Option<Self> {
+        let number = name.parse::<u32>().ok();
+        let entry = passwd.lines().find_map(|line| {
+            let fields: Vec<&str> = line.split(':').collect();
+            let user = Self { uid: fields.get(2)?.parse().ok()?, gid: fields.get(3)?.parse().ok()? };
+            (fields[0] == name || number == Some(user.uid)).then_some(user)
+        });
+        entry.or(number.map(|number| Self { uid: number, gid: number }))
+    }
+}
+
+/// What every thread gives away.
+#[derive(Clone, Debug)]
+pub(crate) struct Sandbox {
+    /// Whom to become; `None`: stay.
+    user: Option<User>,
+    /// The folders that stay writable.
+    folders: Vec<PathBuf>,
+}
+
+impl Sandbox {
+    /// What there is to give away here, and what is degraded about it.
+    pub(crate) fn new(user: Option<User>, folders: &[&Path]) -> (Self, Vec<String>) {
+        let root = geteuid().is_root();
+        let degraded = match user {
+            Some(_) if !root => vec!["node.user is ignored: only root can become another user".into()],
+            None if root => vec!["runs as root, without capabilities; set node.user".into()],
+            _ => Vec::new(),
+        };
+        let folders = folders.iter().map(|folder| folder.to_path_buf()).collect();
+        (Self { user: user.filter(|_| root), folders }, degraded)
+    }
+
+    /// For the calling thread: becomes the user, drops all capabilities, never gains privileges again, and touches no file
+    /// outside the folders. Returns what the kernel does not know.
+    pub(crate) fn enter(&self) -> anyhow::Result<Vec<String>> {
+        if let Some(User { uid, gid }) = self.user {
+            let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+            set_thread_groups(&[gid]).context("cannot leave root's groups")?;
+            set_thread_res_gid(gid, gid, gid).context("cannot change the group")?;
+            set_thread_res_uid(uid, uid, uid).context("cannot change the user")?;
+        }
+        let none = CapabilitySets {
+            effective: CapabilitySet::empty(),
+            permitted: CapabilitySet::empty(),
+            inheritable: CapabilitySet::empty(),
+        };
+        set_capabilities(None, none).context("cannot drop capabilities")?;
+        debug_assert!(capabilities(None).is_ok_and(|sets| sets.permitted.is_empty()));
+        set_no_new_privs(true).context("cannot give up new privileges")?;
+        self.restrict_files()
+    }
+
+    fn restrict_files(&self) -> anyhow::Result<Vec<String>> {
+        let all = AccessFs::from_all(ABI::V5);
+        let status = Ruleset::default()
+            .handle_access(all)
+            .and_then(Ruleset::create)
+            .and_then(|ruleset| ruleset.add_rules(path_beneath_rules(&self.folders, all)))
+            // The clock's and the processors' files, which are read while nothing is secret in them.
+            .and_then(|ruleset| {
+                ruleset.add_rules(path_beneath_rules(["/sys/devices/system"], AccessFs::from_read(ABI::V5)))
+            })
+            .and_then(landlock::RulesetCreated::restrict_self)
+            .context("cannot set up landlock")?;
+        Ok(match status.ruleset {
+            RulesetStatus::FullyEnforced => Vec::new(),
+            RulesetStatus::PartiallyEnforced => {
+                vec!["landlock holds only in part: the kernel is older than 6.10".into()]
+            }
+            RulesetStatus::NotEnforced => {
+                vec!["files are not fenced in: the kernel has no landlock; add it to the lsm= boot parameter".into()]
+            }
+        })
+    }
+}
+
+/// The system calls of a worker in its loop. First the drivers' own (see the driver's documentation), then what the
+/// language's runtime needs to sleep, to panic, and to end a thread.
+const WORKER_CALLS: &[i64] = &[
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_recvmmsg,
+    libc::SYS_sendmmsg,
+    libc::SYS_ppoll,
+    libc::SYS_getsockopt,
+    libc::SYS_munmap,
+    libc::SYS_close,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_futex,
+    libc::SYS_sched_yield,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_sigaltstack,
+    libc::SYS_restart_syscall,
+    libc::SYS_write,
+    libc::SYS_writev,
+    libc::SYS_brk,
+    libc::SYS_madvise,
+    libc::SYS_mprotect,
+    libc::SYS_mremap,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_tgkill,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+];
+
+/// The filter for worker threads: everything that is not listed fails with `EPERM`, memory is never made executable.
+///
+/// # Errors
+/// The machine's architecture is unknown to the filter compiler.
+pub(crate) fn worker_filter() -> anyhow::Result<BpfProgram> {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = WORKER_CALLS.iter().map(|call| (*call, Vec::new())).collect();
+    let executable = u64::from(libc::PROT_EXEC.cast_unsigned());
+    for call in [libc::SYS_mmap, libc::SYS_mprotect] {
+        let masked = SeccompCmpOp::MaskedEq(executable);
+        let not_executable = SeccompCondition::new(2, SeccompCmpArgLen::Dword, masked, 0)?;
+        rules.insert(call, vec![SeccompRule::new(vec![not_executable])?]);
+    }
+    let denied = SeccompAction::Errno(libc::EPERM.cast_unsigned());
+    let filter = SeccompFilter::new(rules, denied, SeccompAction::Allow, std::env::consts::ARCH.try_into()?)?;
+    Ok(filter.try_into()?)
+}
+
+/// Puts the calling thread behind a filter.
+pub(crate) fn apply(filter: &BpfProgram) -> anyhow::Result<()> {
+    Ok(seccompiler::apply_filter(filter)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{io::ErrorKind, net::UdpSocket, thread};
+
+    #[test]
+    fn finds_users_by_name_and_by_number() {
+        let passwd = "root:x:0:0:root:/root:/bin/sh\nbroken\nnode:x:801:802::/:/bin/false\n";
+        let node = Some(User { uid: 801, gid: 802 });
+        assert_eq!(User::find_in(passwd, "node"), node);
+        assert_eq!(User::find_in(passwd, "801"), node);
+        assert_eq!(User::find_in(passwd, "900"), Some(User { uid: 900, gid: 900 }));
+        assert_eq!(User::find_in(passwd, "nobody-here"), None);
+        assert_eq!(User::find("root").unwrap(), User { uid: 0, gid: 0 });
+    }
+
+    #[test]
+    fn a_thread_in_the_sandbox_writes_only_to_its_folders() {
+        let folder = std::env::temp_dir().join(format!("tachyond-sandbox-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let (sandbox, _) = Sandbox::new(None, &[&folder]);
+        let inside = folder.clone();
+        thread::spawn(move || {
+            let degraded = sandbox.enter().unwrap();
+            fs::write(inside.join("a"), "a").unwrap();
+            if degraded.is_empty() {
+                let outside = inside.with_extension("outside");
+                assert_eq!(fs::write(outside, "a").unwrap_err().kind(), ErrorKind::PermissionDenied);
+                assert_eq!(fs::read("/etc/passwd").unwrap_err().kind(), ErrorKind::PermissionDenied);
+            }
+            assert!(capabilities(None).unwrap().effective.is_empty());
+        })
+        .join()
+        .unwrap();
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_filtered_thread_can_compute_and_panic_but_open_nothing() {
+        let end = thread::spawn(|| {
+            apply(&worker_filter().unwrap()).unwrap();
+            assert_eq!(UdpSocket::bind("127.0.0.1:0").unwrap_err().kind(), ErrorKind::PermissionDenied);
+            assert_eq!(fs::read("/proc/self/maps").unwrap_err().kind(), ErrorKind::PermissionDenied);
+            let large = vec![1u8; 8 << 20];
+            thread::sleep(std::time::Duration::from_millis(1));
+            std::panic::catch_unwind(|| panic!("expected")).unwrap_err();
+            large.len()
+        });
+        assert_eq!(end.join().unwrap(), 8 << 20);
+    }
+}

@@ -1,0 +1,321 @@
+//! From the node file to a running node: everything that can fail, fails here, before packets and with a text that says
+//! what to do. In this order, because each step needs the ones before it: folders, boot number, memory, statistics, the
+//! socket for control, workers (who then give up their privileges), and at last this thread's own.
+
+use crate::{
+    housekeeping::{Desk, Housekeeping, check_image},
+    leases::Leases,
+    sandbox::{Sandbox, User, worker_filter},
+    state::{StateFolder, make_folder},
+    topology::{Machine, Plan, WorkerPlan},
+    voice::Voice,
+    worker::{self, Clock, Common, Gauges, NodeHost, Seat},
+};
+use anyhow::Context;
+use rtrb::RingBuffer;
+use rustix::{
+    mm::{MlockAllFlags, mlockall},
+    process::geteuid,
+    rand::{GetRandomFlags, getrandom},
+};
+use serde_json::json;
+use std::{
+    collections::BTreeMap,
+    io::ErrorKind,
+    net::{IpAddr, UdpSocket},
+    os::unix::fs::chown,
+    sync::{Arc, atomic::AtomicBool},
+    thread,
+    time::{Duration, Instant},
+};
+use tachyon_config::{NodeFile, Pages, Switch};
+use tachyon_driver_api::Pool;
+use tachyon_driver_arena::{Arena, ArenaConfig};
+use tachyon_driver_uring::{ArenaRegion, UringConfig};
+use tachyon_engine::Limits;
+use tachyon_segment::{
+    StatsSegment, WorkerState,
+    handover::{Hello, Listener},
+};
+use tachyon_wire::Endpoint;
+
+/// Commands and rulesets that may wait for a worker: it takes four commands per turn, so this is a second's worth at the
+/// slowest idle turn. 4,096 records of some 150 bytes.
+const ITEMS: usize = 4_096;
+/// Rulesets that a worker may have given back and housekeeping not yet taken; it looks every 5 ms.
+const RETIRED: usize = 16;
+/// Words on senders that may wait for housekeeping: one per sender and millisecond; what does not fit is said again.
+const DEMANDS: usize = 4_096;
+/// Quarantined messages that may wait for housekeeping; what does not fit is not kept.
+const QUARANTINE: usize = 1_024;
+
+/// Builds the node; when this returns, the workers are in their loops.
+pub(crate) fn build(file: &NodeFile, voice: Voice, stop: Arc<AtomicBool>) -> anyhow::Result<Housekeeping> {
+    let plan = Plan::new(file, &Machine::discover())?;
+    let mut degraded = plan.degraded.clone();
+    let user = file.node.user.as_deref().map(User::find).transpose()?;
+    let state = StateFolder::open(&file.node.state_dir)?;
+    let boot = state.next_boot_number()?;
+    let listener = listen(file, user)?;
+    if let Some(user) = user.filter(|_| geteuid().is_root()) {
+        state.give_to(user.uid, user.gid)?;
+    }
+    let (sandbox, weak) = Sandbox::new(user, &[&file.node.state_dir, &file.node.run_dir]);
+    degraded.extend(weak);
+
+    let mut boot_id = [0u8; 16];
+    getrandom(&mut boot_id, GetRandomFlags::empty()).context("no random numbers")?;
+    let segment = StatsSegment::create(file.workers.count, boot_id)?;
+    let mut arenas = Arenas::new(file, &plan);
+    let filter = Arc::new(worker_filter()?);
+    let workers = file.workers.clone();
+    let common = Common { clock: Clock::start(), stop: stop.clone(), sandbox: sandbox.clone(), filter, workers };
+    wait_for_ports(file);
+    let mut desks = Vec::new();
+    for worker in &plan.workers {
+        let (pool, region) = arenas.pool(worker, &mut degraded)?;
+        let (host, desk) = rings(&segment, worker.worker)?;
+        let limits = limits(file, worker, boot, common.clock);
+        desks.push(start(
+            Seat { plan: worker.clone(), limits, port: port(file, region), pool, host },
+            desk,
+            &common,
+            &mut degraded,
+        )?);
+    }
+    if file.memory.lock
+        && let Err(error) = mlockall(MlockAllFlags::CURRENT)
+    {
+        degraded.push(format!(
+            "tables are not locked in memory ({error}); raise RLIMIT_MEMLOCK (`ulimit -l`) or start as root"
+        ));
+    }
+    degraded.extend(sandbox.enter()?);
+    let mut house = Housekeeping {
+        hello: hello(file, boot, boot_id),
+        listener,
+        connection: None,
+        segment,
+        state,
+        desks,
+        leases: Leases::new(file.workers.count),
+        current: None,
+        voice,
+        stop,
+        quarantined: 0,
+        quarantine_told: Instant::now(),
+    };
+    house.supervise();
+    adopt_last_good(&mut house, &mut degraded);
+    degraded.sort();
+    degraded.dedup();
+    house.hello.degraded = degraded;
+    Ok(house)
+}
+
+/// Says what the node is, once it runs.
+pub(crate) fn announce(house: &Housekeeping, file: &NodeFile) {
+    for line in &house.hello.degraded {
+        house.voice.say("degraded", line, &[]);
+    }
+    let Hello { boot_number, workers, shard_count, .. } = house.hello;
+    let (address, port) = (file.network.address, file.network.base_port);
+    let ruleset = house.current.as_ref().map_or(0, |image| image.version());
+    let text = format!(
+        "start {boot_number}, {workers} workers, {shard_count} shards at {address} from UDP port {port}, ruleset {ruleset}"
+    );
+    let socket = file.node.run_dir.join(SOCKET);
+    let facts = [
+        ("boot_number", json!(boot_number)),
+        ("workers", json!(workers)),
+        ("shard_count", json!(shard_count)),
+        ("base_port", json!(port)),
+        ("ruleset_version", json!(ruleset)),
+        ("socket", json!(socket)),
+    ];
+    house.voice.say("ready", &text, &facts);
+}
+
+/// Name of the socket in run_dir.
+const SOCKET: &str = "tachyond.sock";
+
+fn listen(file: &NodeFile, user: Option<User>) -> anyhow::Result<Listener> {
+    let folder = &file.node.run_dir;
+    make_folder(folder, 0o755).with_context(|| format!("cannot make run_dir {}", folder.display()))?;
+    let control = file.node.control_user.as_deref().map(User::find).transpose()?;
+    let own = geteuid().as_raw();
+    let allowed: Vec<u32> =
+        [Some(own), user.map(|user| user.uid), control.map(|user| user.uid)].into_iter().flatten().collect();
+    let path = folder.join(SOCKET);
+    let listener = Listener::bind(&path, &allowed).with_context(|| format!("cannot listen at {}", path.display()))?;
+    if let Some(user) = user.filter(|_| own == 0) {
+        // So that the socket can be removed at the end.
+        chown(folder, Some(user.uid), Some(user.gid)).context("cannot give run_dir to node.user")?;
+    }
+    Ok(listener)
+}
+
+/// Longest wait for the ports of a node that was just killed.
+const PORTS_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Waits until the ports can be bound, for a while: the kernel takes an io_uring down after its process has ended, and
+/// holds its sockets until then. Whatever is still wrong with them afterwards is for the driver to say.
+fn wait_for_ports(file: &NodeFile) {
+    let end = Instant::now() + PORTS_PATIENCE;
+    let taken = |shard| {
+        let bound = UdpSocket::bind((file.network.address, file.network.base_port + shard));
+        bound.is_err_and(|error| error.kind() == ErrorKind::AddrInUse)
+    };
+    while (0..file.network.shard_count).any(taken) && Instant::now() < end {
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// One arena per NUMA node.
+struct Arenas<'f> {
+    file: &'f NodeFile,
+    workers_of: BTreeMap<Option<u32>, usize>,
+    made: BTreeMap<Option<u32>, Arena>,
+}
+
+impl<'f> Arenas<'f> {
+    fn new(file: &'f NodeFile, plan: &Plan) -> Self {
+        let mut workers_of = BTreeMap::new();
+        for worker in &plan.workers {
+            *workers_of.entry(worker.numa_node).or_default() += 1;
+        }
+        Self { file, workers_of, made: BTreeMap::new() }
+    }
+
+    /// A worker's buffers, and the memory they lie in.
+    fn pool(&mut self, worker: &WorkerPlan, degraded: &mut Vec<String>) -> anyhow::Result<(Pool, ArenaRegion)> {
+        let (memory, node) = (&self.file.memory, worker.numa_node);
+        let each = memory.buffers_per_worker as usize;
+        if !self.made.contains_key(&node) {
+            let workers = self.workers_of.get(&node).copied().unwrap_or(1);
+            let arena = Arena::create(ArenaConfig {
+                bytes: workers * each * memory.buffer_bytes as usize,
+                buffer_bytes: memory.buffer_bytes,
+                pages: match memory.pages {
+                    Pages::Auto => tachyon_driver_arena::Pages::Auto,
+                    Pages::Huge1G => tachyon_driver_arena::Pages::Huge1G,
+                    Pages::Huge2M => tachyon_driver_arena::Pages::Huge2M,
+                    Pages::Ordinary => tachyon_driver_arena::Pages::Ordinary,
+                },
+                lock: memory.lock,
+                numa_node: node,
+            })?;
+            degraded.extend_from_slice(arena.degraded());
+            self.made.insert(node, arena);
+        }
+        let arena = self.made.get_mut(&node).context("the arena was just made")?;
+        let pool = Pool::new(arena.take(each)?);
+        let (base, bytes) = arena.region();
+        Ok((pool, ArenaRegion { base: base.as_ptr().addr(), bytes }))
+    }
+}
+
+/// The rings between housekeeping and a worker: the worker's ends and housekeeping's.
+fn rings(segment: &StatsSegment, worker: u16) -> anyhow::Result<(NodeHost, Desk)> {
+    let (to_worker, items) = RingBuffer::new(ITEMS);
+    let (retired, retired_out) = RingBuffer::new(RETIRED);
+    let (demands, demands_out) = RingBuffer::new(DEMANDS);
+    let (quarantine, quarantine_out) = RingBuffer::new(QUARANTINE);
+    let stats = segment.writer(worker).with_context(|| format!("the segment has no worker {worker}"))?;
+    let gauges = Arc::new(Gauges::default());
+    let desk = Desk {
+        items: to_worker,
+        retired: retired_out,
+        demands: demands_out,
+        quarantine: quarantine_out,
+        gauges: gauges.clone(),
+        restarts_told: 0,
+        sent: 0,
+        thread: None,
+        state: WorkerState::Starting,
+    };
+    Ok((NodeHost { items, retired, demands, quarantine, stats, gauges, current: None }, desk))
+}
+
+fn start(seat: Seat, mut desk: Desk, common: &Common, degraded: &mut Vec<String>) -> anyhow::Result<Desk> {
+    let number = seat.plan.worker;
+    let (opened, thread) = worker::start(seat, common).with_context(|| format!("worker {number} cannot start"))?;
+    degraded.extend(opened.info.degraded);
+    degraded.extend(opened.degraded);
+    (desk.thread, desk.state) = (Some(thread), WorkerState::Running);
+    Ok(desk)
+}
+
+fn limits(file: &NodeFile, worker: &WorkerPlan, boot: u16, clock: Clock) -> Limits {
+    Limits {
+        worker: worker.worker,
+        workers: file.workers.count,
+        shard_count: file.network.shard_count,
+        shards: worker.shards.clone().leak(), // one small list per worker and process
+        sessions_max: file.limits.sessions_max,
+        topics_max: file.limits.topics_max,
+        senders_max: file.limits.senders_max,
+        subscribers_max: file.limits.subscribers_max,
+        targets_max: file.limits.targets_max,
+        buffers: file.memory.buffers_per_worker,
+        receive_buffers: file.memory.receive_buffers.into(),
+        frame_bytes_max: file.network.frame_bytes_max,
+        fill_window_ns: file.limits.fill_window_ns.into(),
+        boot,
+        unix_offset_ns: clock.unix_offset_ns(),
+    }
+}
+
+fn port(file: &NodeFile, region: ArenaRegion) -> UringConfig {
+    let network = &file.network;
+    UringConfig {
+        receive_buffer_bytes: network.socket_buffer_bytes,
+        send_buffer_bytes: network.socket_buffer_bytes,
+        frame_bytes_max: network.frame_bytes_max,
+        gso: network.gso,
+        zero_copy: network.zero_copy,
+        force_fallback: network.io_uring == Switch::Off,
+        rx_buffers: file.memory.receive_buffers,
+        arena: Some(region),
+        ..UringConfig::new(network.address, network.base_port)
+    }
+}
+
+fn hello(file: &NodeFile, boot_number: u16, boot_id: [u8; 16]) -> Hello {
+    let port = file.network.base_port;
+    Hello {
+        boot_id,
+        boot_number,
+        workers: file.workers.count,
+        shard_count: file.network.shard_count,
+        listen: match file.network.address {
+            IpAddr::V4(ip) => Endpoint::v4(ip.octets(), port),
+            IpAddr::V6(ip) => Endpoint::v6(ip.octets(), port),
+        },
+        frame_bytes_max: file.network.frame_bytes_max,
+        sessions_max: file.limits.sessions_max,
+        subscribers_max: file.limits.subscribers_max,
+        topics_max: file.limits.topics_max,
+        senders_max: file.limits.senders_max,
+        targets_max: file.limits.targets_max,
+        ruleset_version: 0,
+        driver: "uring".into(),
+        degraded: Vec::new(),
+    }
+}
+
+/// Starts under the rules of last time, so that control is not needed to start.
+fn adopt_last_good(house: &mut Housekeeping, degraded: &mut Vec<String>) {
+    let loaded = match house.state.last_good() {
+        Ok(None) => return,
+        Ok(Some(sealed)) => check_image(sealed, &house.hello),
+        Err(error) => Err(error.to_string()),
+    };
+    match loaded {
+        Ok(image) => {
+            house.hand_out(&image);
+            house.current = Some(image);
+        }
+        Err(error) => degraded.push(format!("starts without rules, so nothing passes: last-good.ruleset: {error}")),
+    }
+}

@@ -1,0 +1,144 @@
+//! The end of the socket that control holds. Calls block up to a time limit, so an asynchronous caller gives them a
+//! thread of their own.
+
+use super::{
+    Accepted, Hello, Peer, Reply, Request,
+    records::{HelloRecord, ReplyRecord},
+    socket::{self, Datagram},
+};
+use crate::StatsReader;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    net::{SocketAddrUnix, connect},
+    process::geteuid,
+};
+use std::{
+    fmt, io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+/// Why a call did not succeed.
+#[derive(Debug)]
+pub enum CallError {
+    /// `tachyond` said no, and why; the same request will fail again.
+    Refused(String),
+    /// `tachyond` is busy; the same request may succeed in a moment.
+    Busy(String),
+    /// The connection is gone or out of step; connect anew.
+    Lost(io::Error),
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(text) => write!(f, "tachyond refused: {text}"),
+            Self::Busy(text) => write!(f, "tachyond is busy: {text}"),
+            Self::Lost(error) => write!(f, "the connection to tachyond is lost: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for CallError {}
+
+/// A connection to `tachyond`.
+#[derive(Debug)]
+pub struct ControlEnd {
+    socket: OwnedFd,
+    peer: Peer,
+    number: u32,
+    patience: Duration,
+}
+
+impl ControlEnd {
+    /// Connects, and takes the hello and the statistics segment. Whoever listens must be root, this process's own user or
+    /// one of `allowed`. No call waits longer than `patience`.
+    ///
+    /// # Errors
+    /// Nobody listens at `path`, or not who or what should; the text says which.
+    pub fn connect(path: &Path, allowed: &[u32], patience: Duration) -> io::Result<(Self, Hello, StatsReader)> {
+        let socket = socket::open()?;
+        connect(&socket, &SocketAddrUnix::new(path)?)?;
+        let peer = socket::peer(&socket)?;
+        if peer.uid != 0 && peer.uid != geteuid().as_raw() && !allowed.contains(&peer.uid) {
+            let text = format!("user {} listens at {}, not tachyond's", peer.uid, path.display());
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+        }
+        let end = Self { socket, peer, number: 0, patience };
+        let mut buffer = [0; size_of::<HelloRecord>()];
+        let (len, fd) = end.wait_for(&mut buffer)?;
+        let hello = Hello::from_bytes(&buffer[..len]).map_err(invalid)?;
+        let fd = fd.ok_or_else(|| invalid("the hello brought no statistics segment".into()))?;
+        let stats = StatsReader::open(fd, hello.boot_id)?;
+        if stats.workers() != hello.workers {
+            return Err(invalid("hello and statistics segment differ in the number of workers".into()));
+        }
+        Ok((end, hello, stats))
+    }
+
+    /// Who listens.
+    #[must_use]
+    pub const fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    /// Sends a request and waits for its reply.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn call(&mut self, request: &Request) -> Result<(), CallError> {
+        let reply = self.exchange(request).map_err(CallError::Lost)?;
+        match reply.accepted {
+            Accepted::Yes => Ok(()),
+            Accepted::Refused => Err(CallError::Refused(reply.text)),
+            Accepted::Busy => Err(CallError::Busy(reply.text)),
+        }
+    }
+
+    fn exchange(&mut self, request: &Request) -> io::Result<Reply> {
+        self.number = self.number.wrapping_add(1);
+        let (bytes, fd) = request.to_bytes(self.number);
+        socket::send(&self.socket, &bytes, fd.map(AsFd::as_fd))?;
+        let mut buffer = [0; size_of::<ReplyRecord>()];
+        let (len, _) = self.wait_for(&mut buffer)?;
+        let reply = Reply::from_bytes(&buffer[..len]).map_err(invalid)?;
+        if reply.number != self.number {
+            return Err(invalid(format!("reply {} to request {}", reply.number, self.number)));
+        }
+        Ok(reply)
+    }
+
+    /// Waits for one datagram, up to the time limit.
+    fn wait_for(&self, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+        let end = Instant::now() + self.patience;
+        loop {
+            match socket::receive(&self.socket, buffer)? {
+                Datagram::Whole(len, fd) => return Ok((len, fd)),
+                Datagram::Oversized => return Err(invalid("a datagram is longer than any record".into())),
+                Datagram::Closed => return Err(io::ErrorKind::ConnectionReset.into()),
+                Datagram::Nothing => {}
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            let left = Timespec::try_from(left).map_err(io::Error::other)?;
+            match poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&left)) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl AsFd for ControlEnd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn invalid(text: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text)
+}

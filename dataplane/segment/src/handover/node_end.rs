@@ -1,0 +1,154 @@
+//! The end of the socket that `tachyond` holds. Nothing here blocks: its owner polls the descriptors.
+
+use super::{
+    Hello, Peer, Reply, Request,
+    records::REQUEST_BYTES_MAX,
+    socket::{self, Datagram},
+};
+use rustix::{
+    fs::{FileType, Mode, chmod, lstat, unlink},
+    io::Errno,
+    net::{SocketAddrUnix, SocketFlags, accept_with, bind, listen},
+};
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+use zerocopy::IntoBytes;
+
+/// Connections that may wait to be accepted. There is one control process; more than a few waiting is a fault.
+const BACKLOG: i32 = 8;
+
+/// The listening socket; its file is removed on drop.
+#[derive(Debug)]
+pub struct Listener {
+    socket: OwnedFd,
+    path: PathBuf,
+    allowed: Vec<u32>,
+}
+
+impl Listener {
+    /// Listens at `path`; a socket that lies there already is taken for left over and replaced, so its caller makes sure
+    /// that no other `tachyond` runs in this folder. Users in `allowed`, and root, may connect.
+    ///
+    /// # Errors
+    /// Something else than a socket lies at `path`, or what the kernel says.
+    pub fn bind(path: &Path, allowed: &[u32]) -> io::Result<Self> {
+        match lstat(path) {
+            Ok(found) if FileType::from_raw_mode(found.st_mode).is_socket() => unlink(path)?,
+            Ok(_) => {
+                let text = format!("{} is in the way and is no socket; remove it", path.display());
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+            }
+            Err(Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let socket = socket::open()?;
+        bind(&socket, &SocketAddrUnix::new(path)?)?;
+        // Who may connect is decided by the credentials, which cannot be lent like a group.
+        chmod(path, Mode::from_raw_mode(0o666))?;
+        listen(&socket, BACKLOG)?;
+        Ok(Self { socket, path: path.to_owned(), allowed: allowed.to_vec() })
+    }
+
+    /// Takes the next connection from a user that may; others are closed unheard.
+    ///
+    /// # Errors
+    /// `PermissionDenied` for a user that may not, or what the kernel says.
+    pub fn accept(&self) -> io::Result<Option<Connection>> {
+        let socket = match accept_with(&self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => return Ok(None),
+            other => other?,
+        };
+        let peer = socket::peer(&socket)?;
+        if peer.uid != 0 && !self.allowed.contains(&peer.uid) {
+            let text =
+                format!("user {} (process {}) may not connect; set control_user in the node file", peer.uid, peer.pid);
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+        }
+        Ok(Some(Connection { socket, peer }))
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // A file that stays behind is replaced at the next start, so a failure here changes nothing.
+        let _ = unlink(&self.path);
+    }
+}
+
+/// What came in on a connection.
+#[derive(Debug)]
+pub enum Incoming {
+    /// A request and its number.
+    Request(u32, Request),
+    /// Something that is no request: its number as far as it could be read, and why. To be answered as refused.
+    Malformed(u32, String),
+    /// Nothing for now.
+    Nothing,
+    /// The other end is gone.
+    Closed,
+}
+
+/// A connection to control.
+#[derive(Debug)]
+pub struct Connection {
+    socket: OwnedFd,
+    peer: Peer,
+}
+
+impl Connection {
+    /// Who it is.
+    #[must_use]
+    pub const fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    /// Says hello, with the descriptor of the statistics segment.
+    ///
+    /// # Errors
+    /// What the kernel says; the connection is of no use then.
+    pub fn send_hello(&self, hello: &Hello, stats: BorrowedFd<'_>) -> io::Result<()> {
+        socket::send(&self.socket, hello.to_record().as_bytes(), Some(stats))
+    }
+
+    /// Takes the next request, if one has arrived.
+    ///
+    /// # Errors
+    /// What the kernel says; the connection is of no use then.
+    pub fn receive(&self) -> io::Result<Incoming> {
+        let mut buffer = [0; REQUEST_BYTES_MAX];
+        Ok(match socket::receive(&self.socket, &mut buffer)? {
+            Datagram::Whole(len, fd) => match Request::from_bytes(&buffer[..len], fd) {
+                Ok((number, request)) => Incoming::Request(number, request),
+                Err((number, text)) => Incoming::Malformed(number, text),
+            },
+            Datagram::Oversized => {
+                Incoming::Malformed(0, format!("a request has at most {REQUEST_BYTES_MAX} bytes and one descriptor"))
+            }
+            Datagram::Nothing => Incoming::Nothing,
+            Datagram::Closed => Incoming::Closed,
+        })
+    }
+
+    /// Answers a request.
+    ///
+    /// # Errors
+    /// What the kernel says; `WouldBlock` if the other end does not read its answers.
+    pub fn reply(&self, reply: &Reply) -> io::Result<()> {
+        socket::send(&self.socket, reply.to_record().as_bytes(), None)
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

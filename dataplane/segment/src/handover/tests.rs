@@ -1,0 +1,303 @@
+use super::{
+    records::{LAYOUT, REQUEST_BYTES_MAX},
+    socket::{self, Datagram},
+    *,
+};
+use crate::{SealedImage, StatsSegment, seal_image};
+use rustix::{
+    net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, connect, sendmsg},
+    process::geteuid,
+};
+use std::{
+    io::{ErrorKind, IoSlice},
+    mem::MaybeUninit,
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
+use tachyon_wire::{
+    Endpoint,
+    command::{AddSubscriber, OpenSession},
+};
+use zerocopy::{FromZeros, IntoBytes};
+
+const BOOT: [u8; 16] = [7; 16];
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A socket path of its own for each test, removed on drop.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("tachyon-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        Self(folder.join("node.sock"))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(self.0.parent().unwrap());
+    }
+}
+
+fn hello() -> Hello {
+    Hello {
+        boot_id: BOOT,
+        boot_number: 3,
+        workers: 2,
+        shard_count: 16,
+        listen: Endpoint::v4([127, 0, 0, 1], 24_640),
+        frame_bytes_max: 1472,
+        sessions_max: 1024,
+        subscribers_max: 64,
+        topics_max: 65_536,
+        senders_max: 4096,
+        targets_max: 512,
+        ruleset_version: 9,
+        driver: "uring".into(),
+        degraded: vec!["ordinary pages".into(), "nothing is pinned".into()],
+    }
+}
+
+/// Accepts one connection, waiting for it.
+fn accept(listener: &Listener) -> Connection {
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end {
+        if let Some(connection) = listener.accept().unwrap() {
+            return connection;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    panic!("nobody connected");
+}
+
+/// Takes the next thing that is not `Nothing`.
+fn next(connection: &Connection) -> Incoming {
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end {
+        match connection.receive().unwrap() {
+            Incoming::Nothing => thread::sleep(Duration::from_millis(1)),
+            other => return other,
+        }
+    }
+    panic!("nothing came");
+}
+
+fn reply(number: u32, accepted: Accepted, text: &str) -> Reply {
+    Reply { number, accepted, text: text.into() }
+}
+
+#[test]
+fn hello_requests_and_replies_pass_between_two_threads() {
+    let place = Place::new("pass");
+    let listener = Listener::bind(&place.0, &[geteuid().as_raw()]).unwrap();
+    let segment = StatsSegment::create(2, BOOT).unwrap();
+    let node = thread::spawn(move || {
+        let connection = accept(&listener);
+        assert_eq!(connection.peer().uid, geteuid().as_raw());
+        assert_eq!(connection.peer().pid, i32::try_from(std::process::id()).unwrap());
+        connection.send_hello(&hello(), segment.reader_fd()).unwrap();
+        let mut seen = Vec::new();
+        loop {
+            let (number, request) = match next(&connection) {
+                Incoming::Request(number, request) => (number, request),
+                Incoming::Closed => return seen,
+                other => panic!("{other:?}"),
+            };
+            let (accepted, text) = match &request {
+                Request::Ruleset(fd) if SealedImage::adopt(fd).unwrap().as_ref() == b"rules" => (Accepted::Yes, ""),
+                Request::CloseSession(8) => (Accepted::Refused, "no such session"),
+                Request::RemoveSubscriber(4) => (Accepted::Busy, "ring full"),
+                _ => (Accepted::Yes, ""),
+            };
+            seen.push((number, format!("{request:?}")));
+            connection.reply(&reply(number, accepted, text)).unwrap();
+        }
+    });
+    let (mut control, said, stats) = ControlEnd::connect(&place.0, &[], PATIENCE).unwrap();
+    assert_eq!(said, hello());
+    assert_eq!(stats.workers(), 2);
+    let mut open = OpenSession::new_zeroed();
+    open.session_id = 77.into();
+    control.call(&Request::OpenSession(Box::new(open))).unwrap();
+    let mut add = AddSubscriber::new_zeroed();
+    add.slot = 5.into();
+    control.call(&Request::AddSubscriber(Box::new(add))).unwrap();
+    control.call(&Request::Ruleset(seal_image(b"rules").unwrap())).unwrap();
+    let refused = control.call(&Request::CloseSession(8)).unwrap_err();
+    assert!(matches!(&refused, CallError::Refused(text) if text == "no such session"), "{refused}");
+    let busy = control.call(&Request::RemoveSubscriber(4)).unwrap_err();
+    assert!(matches!(&busy, CallError::Busy(text) if text == "ring full"), "{busy}");
+    drop(control);
+    let seen = node.join().unwrap();
+    let names = ["OpenSession(77)", "AddSubscriber(5, worker 0)", "Ruleset", "CloseSession(8)", "RemoveSubscriber(4)"];
+    let expected: Vec<_> =
+        names.iter().enumerate().map(|(i, n)| (u32::try_from(i).unwrap() + 1, (*n).to_owned())).collect();
+    assert_eq!(seen, expected);
+}
+
+/// A raw connection, and the node's end of it.
+fn raw(name: &str) -> (Place, OwnedFd, Connection) {
+    let place = Place::new(name);
+    let listener = Listener::bind(&place.0, &[geteuid().as_raw()]).unwrap();
+    let socket = socket::open().unwrap();
+    connect(&socket, &SocketAddrUnix::new(&place.0).unwrap()).unwrap();
+    let connection = accept(&listener);
+    (place, socket, connection)
+}
+
+fn complaint(connection: &Connection) -> (u32, String) {
+    match next(connection) {
+        Incoming::Malformed(number, text) => (number, text),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn refuses_every_datagram_that_is_no_request_and_stays_in_step() {
+    let (_place, socket, connection) = raw("malformed");
+    let (good, _) = Request::CloseSession(1).to_bytes(42);
+    for len in 1..good.len() {
+        socket::send(&socket, &good[..len], None).unwrap();
+        complaint(&connection);
+    }
+    for len in [good.len() + 1, REQUEST_BYTES_MAX, REQUEST_BYTES_MAX + 1, 60_000] {
+        let long: Vec<u8> = good.iter().copied().chain(std::iter::repeat(0)).take(len).collect();
+        socket::send(&socket, &long, None).unwrap();
+        complaint(&connection);
+    }
+    let bits = (0..good.len() * 8).filter(|bit| (bit / 8 < 4) || (bit / 8 >= 8 && bit / 8 < 24)); // all but number and id
+    for bit in bits {
+        let mut bad = good.clone();
+        bad[bit / 8] ^= 1 << (bit % 8);
+        if bad[16] == 4 {
+            continue; // kind 4, RemoveSubscriber, has the same body
+        }
+        socket::send(&socket, &bad, None).unwrap();
+        assert_eq!(complaint(&connection).0, 42, "bit {bit}");
+    }
+    socket::send(&socket, &good, None).unwrap();
+    assert!(matches!(next(&connection), Incoming::Request(42, Request::CloseSession(1))));
+}
+
+#[test]
+fn refuses_another_layout_with_a_reason() {
+    let (_place, socket, connection) = raw("layout");
+    let (mut bytes, _) = Request::CloseSession(1).to_bytes(5);
+    bytes[8..16].copy_from_slice(&(LAYOUT + 1).to_le_bytes());
+    socket::send(&socket, &bytes, None).unwrap();
+    let (number, text) = complaint(&connection);
+    assert_eq!(number, 5);
+    assert!(text.contains("same version"), "{text}");
+}
+
+#[test]
+fn refuses_descriptors_where_none_belong_and_closes_them() {
+    let (_place, socket, connection) = raw("descriptors");
+    let open_before = std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let (bytes, _) = Request::CloseSession(1).to_bytes(1);
+    let image = seal_image(b"rules").unwrap();
+    socket::send(&socket, &bytes, Some(image.as_fd())).unwrap();
+    assert!(complaint(&connection).1.contains("every other request with none"));
+    let ruleset = Request::Ruleset(seal_image(b"rules").unwrap());
+    let (bytes, _) = ruleset.to_bytes(2);
+    socket::send(&socket, &bytes, None).unwrap();
+    assert!(complaint(&connection).1.contains("one descriptor"));
+    let fds = [image.as_fd(); 3];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+    sendmsg(&socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::empty()).unwrap();
+    assert!(complaint(&connection).1.contains("one descriptor"));
+    drop((image, ruleset));
+    // Other tests run beside this one, so the count is only bounded: hundreds of rounds would show a leak.
+    for _ in 0..300 {
+        let image = seal_image(b"rules").unwrap();
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds = [image.as_fd(); 3];
+        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+        sendmsg(&socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::empty()).unwrap();
+        complaint(&connection);
+    }
+    assert!(std::fs::read_dir("/proc/self/fd").unwrap().count() < open_before + 100, "descriptors leak");
+}
+
+#[test]
+fn refuses_users_that_may_not_connect() {
+    if geteuid().is_root() {
+        return; // root always may; the other half of this is what every other test does
+    }
+    let place = Place::new("users");
+    let listener = Listener::bind(&place.0, &[]).unwrap();
+    let socket = socket::open().unwrap();
+    connect(&socket, &SocketAddrUnix::new(&place.0).unwrap()).unwrap();
+    assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::PermissionDenied);
+    let mut byte = [0];
+    assert!(matches!(socket::receive(&socket, &mut byte).unwrap(), Datagram::Closed));
+}
+
+/// Connects while a stranger answers with `bytes` and perhaps a descriptor; returns what is said about it.
+fn told_by_a_stranger(name: &str, bytes: &[u8], with: Option<OwnedFd>) -> String {
+    let place = Place::new(name);
+    let listener = Listener::bind(&place.0, &[geteuid().as_raw()]).unwrap();
+    let bytes = bytes.to_vec();
+    let stranger = thread::spawn(move || {
+        let connection = accept(&listener);
+        socket::send(&connection, &bytes, with.as_ref().map(AsFd::as_fd)).unwrap();
+    });
+    let error = ControlEnd::connect(&place.0, &[], PATIENCE).unwrap_err();
+    stranger.join().unwrap();
+    error.to_string()
+}
+
+#[test]
+fn control_refuses_hellos_that_do_not_fit() {
+    let record = hello().to_record();
+    let good = record.as_bytes();
+    let segment = |workers, boot| {
+        let segment = StatsSegment::create(workers, boot).unwrap();
+        Some(segment.reader_fd().try_clone_to_owned().unwrap())
+    };
+    assert!(told_by_a_stranger("short", &good[..100], None).contains("not 100"));
+    assert!(told_by_a_stranger("none", good, None).contains("no statistics segment"));
+    assert!(told_by_a_stranger("boot", good, segment(2, [1; 16])).contains("another start"));
+    assert!(told_by_a_stranger("workers", good, segment(1, BOOT)).contains("number of workers"));
+    assert!(told_by_a_stranger("image", good, seal_image(&[1; 65_536]).ok()).contains("first bytes"));
+    let mut other = good.to_vec();
+    other[0] ^= 1;
+    assert!(told_by_a_stranger("magic", &other, segment(2, BOOT)).contains("not tachyond"));
+    let mut other = good.to_vec();
+    other[8] ^= 1;
+    assert!(told_by_a_stranger("hello-layout", &other, segment(2, BOOT)).contains("same version"));
+}
+
+#[test]
+fn control_does_not_wait_for_ever() {
+    let place = Place::new("patience");
+    let _listener = Listener::bind(&place.0, &[geteuid().as_raw()]).unwrap();
+    let error = ControlEnd::connect(&place.0, &[], Duration::from_millis(20)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+}
+
+#[test]
+fn a_left_over_socket_is_replaced_and_anything_else_is_not() {
+    let place = Place::new("left-over");
+    let first = Listener::bind(&place.0, &[]).unwrap();
+    drop(first);
+    assert!(!place.0.exists(), "a listener takes its file with it");
+    std::os::unix::net::UnixListener::bind(&place.0).unwrap();
+    drop(Listener::bind(&place.0, &[]).unwrap());
+    std::fs::write(&place.0, "precious").unwrap();
+    assert_eq!(Listener::bind(&place.0, &[]).unwrap_err().kind(), ErrorKind::AlreadyExists);
+    assert_eq!(std::fs::read(&place.0).unwrap(), b"precious");
+}
+
+#[test]
+fn long_texts_are_cut_at_a_whole_character() {
+    let long = "ä".repeat(REPLY_TEXT_MAX);
+    let record = reply(1, Accepted::Refused, &long).to_record();
+    let back = Reply::from_bytes(record.as_bytes()).unwrap();
+    assert_eq!(back.text, "ä".repeat(REPLY_TEXT_MAX / 2));
+}

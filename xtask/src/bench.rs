@@ -1,0 +1,98 @@
+//! `cargo xtask bench`.
+
+mod middle;
+mod overload;
+mod relay;
+
+use crate::{built, cargo, node, run as run_command};
+use anyhow::{Context, Result};
+use clap::Subcommand;
+use serde_json::{Value, json};
+use std::{
+    fs,
+    process::{Command, Stdio},
+};
+
+/// What to measure.
+#[derive(Subcommand)]
+pub(crate) enum Bench {
+    /// The budget table, stage by stage, ns per message.
+    Micro(Words),
+    /// A node beside relays that only receive and send: messages per CPU-second, and latency at a tenth of the load.
+    Relay(relay::Args),
+    /// A node that is offered twice and ten times what it can take: what becomes of all of it.
+    Overload(overload::Args),
+}
+
+/// What is passed on.
+#[derive(clap::Args)]
+pub(crate) struct Words {
+    /// Passed on, such as `--json`.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    words: Vec<String>,
+}
+
+pub(crate) fn run(bench: &Bench) -> Result<()> {
+    match bench {
+        Bench::Micro(words) => {
+            run_command(&mut cargo(&["build", "--release", "--locked", "--quiet", "-p", "tachyon-micro"]))?;
+            run_command(Command::new(built("tachyon-micro")).args(&words.words))
+        }
+        Bench::Relay(args) => relay::run(args),
+        Bench::Overload(args) => overload::run(args),
+    }
+}
+
+/// Runs the load generator to its end; returns its report, whether or not it adds up.
+fn load(words: &[String]) -> Result<Value> {
+    let output = node::load()
+        .args(["--topics", "4096", "--sessions", "4", "--senders", "32"])
+        .args(words)
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot start tachyon-load")?;
+    let text = String::from_utf8(output.stdout)?;
+    let last = text.lines().last().with_context(|| format!("tachyon-load ended with {}", output.status))?;
+    serde_json::from_str(last).context("tachyon-load prints JSON lines")
+}
+
+/// What the figures were taken on; how busy it was with other things too.
+fn machine() -> Value {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let info = read("/proc/cpuinfo");
+    let model = info.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or(": unknown");
+    json!({
+        "cpu": model.trim_start_matches([' ', '\t', ':']),
+        "cores": node::cores(),
+        "kernel": read("/proc/sys/kernel/osrelease").trim(),
+        "load_average": read("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(" "),
+    })
+}
+
+/// The middle of some figures; of two in the middle the lower one. Not a number if there are none.
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len().saturating_sub(1) / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// One thing that has to be reached.
+fn target(name: &str, value: f64, limit: f64, at_least: bool) -> Value {
+    let reached = if at_least { value >= limit } else { value <= limit };
+    let relation = if at_least { "at least" } else { "at most" };
+    json!({ "name": name, "value": value, "relation": relation, "limit": limit, "reached": reached })
+}
+
+/// The targets and the machine, for a person.
+fn print_end(result: &Value) {
+    println!();
+    for target in result["targets"].as_array().into_iter().flatten() {
+        let reached = if target["reached"] == true { "reached" } else { "MISSED" };
+        let name = target["name"].as_str().unwrap_or_default();
+        let value = target["value"].as_f64().unwrap_or(f64::NAN);
+        let relation = target["relation"].as_str().unwrap_or_default();
+        println!("{reached:<8} {name:<62} {value:>10.2}, {relation} {}", target["limit"]);
+    }
+    let machine = &result["machine"];
+    let of = |key: &str| machine[key].as_str().unwrap_or_default().to_owned();
+    println!("on {}, {} cores, Linux {}, load {}", of("cpu"), machine["cores"], of("kernel"), of("load_average"));
+}

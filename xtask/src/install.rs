@@ -1,0 +1,81 @@
+//! What has to be on the machine, and how it gets there.
+
+use anyhow::{Result, bail};
+use std::{
+    io::{IsTerminal, Write},
+    process::{Command, Stdio},
+};
+
+/// A thing that must or may be there: what shows that it is, the Debian packages that bring it, and what it is for.
+struct Need {
+    shows: &'static [&'static str],
+    packages: &'static [&'static str],
+    why: &'static str,
+    required: bool,
+}
+
+const NEEDS: &[Need] = &[
+    Need {
+        shows: &["cc", "--version"],
+        packages: &["build-essential"],
+        why: "a C compiler and linker: the tag and hash crates carry C and assembly",
+        required: true,
+    },
+    Need {
+        shows: &["pkg-config", "--exists", "hwloc", "libudev"],
+        packages: &["pkg-config", "libhwloc-dev", "libudev-dev"],
+        why: "hwloc: workers are then placed by the machine's real topology",
+        required: false,
+    },
+];
+
+/// Installs what is missing, after asking on a terminal unless `yes`. Returns what stays degraded.
+pub(crate) fn ensure(yes: bool) -> Result<Vec<String>> {
+    let mut degraded = Vec::new();
+    for need in NEEDS {
+        if is_there(need.shows) {
+            continue;
+        }
+        let packages = need.packages.join(" ");
+        let installed = agreed(yes, &format!("Missing: {}. Install {packages}?", need.why))? && install(need.packages);
+        match (installed && is_there(need.shows), need.required) {
+            (true, _) => {}
+            (false, true) => bail!("{} is needed; as root: apt-get install {packages}", need.why),
+            (false, false) => degraded.push(format!("without {}; apt-get install {packages} brings it", need.why)),
+        }
+    }
+    Ok(degraded)
+}
+
+/// Whether hwloc can be linked.
+pub(crate) fn has_hwloc() -> bool {
+    is_there(&["pkg-config", "--exists", "hwloc", "libudev"])
+}
+
+fn is_there(command: &[&str]) -> bool {
+    let status = Command::new(command[0]).args(&command[1..]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
+}
+
+fn agreed(yes: bool, question: &str) -> Result<bool> {
+    if yes {
+        return Ok(true);
+    }
+    if !std::io::stdin().is_terminal() {
+        return Ok(false);
+    }
+    print!("{question} [y/N] ");
+    std::io::stdout().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+fn install(packages: &[&str]) -> bool {
+    let root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n");
+    let apt = |args: &[&str]| {
+        let (program, first) = if root { ("apt-get", None) } else { ("sudo", Some("apt-get")) };
+        Command::new(program).args(first).args(args).stdout(Stdio::null()).status().is_ok_and(|status| status.success())
+    };
+    apt(&["update", "-q"]) && apt(&[&["install", "-yq", "--no-install-recommends"], packages].concat())
+}

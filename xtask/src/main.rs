@@ -1,0 +1,75 @@
+//! The project's own commands: `cargo xtask demo`, `test`, `tidy`, `bench`.
+//!
+//! Each runs what a person would otherwise type, and installs or names what is missing. Nothing of the product lives here.
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, reason = "talking to the person at the terminal is its job")]
+
+mod bench;
+mod demo;
+mod install;
+mod node;
+mod test;
+mod tidy;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+use std::{path::PathBuf, process::Command};
+
+/// Tachyon's development commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Builds everything, runs a node on loopback under load and shows where every message went.
+    Demo(demo::Args),
+    /// Runs every test that needs no special hardware.
+    Test(test::Args),
+    /// Checks the house rules: layers, sizes of files, unsafe only in its islands, dead links.
+    Tidy,
+    /// Measures.
+    #[command(subcommand)]
+    Bench(bench::Bench),
+}
+
+fn main() -> Result<()> {
+    match Args::parse().command {
+        Task::Demo(args) => demo::run(&args),
+        Task::Test(args) => test::run(&args),
+        Task::Tidy => tidy::run(),
+        Task::Bench(bench) => bench::run(&bench),
+    }
+}
+
+/// The top of the checkout.
+fn root() -> PathBuf {
+    let mut root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    root.pop();
+    root
+}
+
+/// A cargo command at the top of the checkout.
+fn cargo(args: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(args).current_dir(root());
+    command
+}
+
+/// Runs a command to its end; its failure is ours.
+fn run(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
+    if !status.success() {
+        bail!("{command:?} ended with {status}");
+    }
+    Ok(())
+}
+
+/// Where `cargo build --release` leaves a program.
+fn built(name: &str) -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    target.join("release").join(name)
+}
