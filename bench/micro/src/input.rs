@@ -30,8 +30,8 @@ pub(crate) const SESSIONS: u32 = 256;
 pub(crate) const SENDERS: u32 = 16;
 /// Destinations, each with a route of its own.
 pub(crate) const DESTINATIONS: u32 = 16;
-/// Bytes of a buffer.
-pub(crate) const BUFFER_BYTES: u32 = 65_536;
+/// Bytes of a buffer: what the node file has by default.
+pub(crate) const BUFFER_BYTES: u32 = 67_648;
 /// The epoch of every session.
 const EPOCH: u32 = 1;
 /// Where the frames come from.

@@ -17,8 +17,8 @@ use tachyon_wire::{
 };
 use zerocopy::FromBytes;
 
-/// Buffers in a pass.
-const BUFFERS: usize = 16;
+/// Buffers in a pass, as many as for the whole loop.
+const BUFFERS: usize = whole::BUFFERS;
 
 /// Nanoseconds per message of each stage.
 pub(crate) struct Stages {

@@ -127,7 +127,7 @@ pub struct MemorySection {
     /// How many of them the driver holds to receive into; a power of two, at most half.
     #[serde(deserialize_with = "power_of_two::<16, 32_768, _, _>")]
     pub receive_buffers: u16,
-    /// Bytes of a buffer; 65,536 is what the kernel joins datagrams into.
+    /// Bytes of a buffer; 65,664 hold what the kernel joins datagrams into.
     #[serde(deserialize_with = "lines::<2_048, 1_048_576, _, _>")]
     pub buffer_bytes: u32,
     /// Which pages to use.
@@ -215,9 +215,9 @@ impl Default for WorkersSection {
 impl Default for MemorySection {
     fn default() -> Self {
         Self {
-            buffers_per_worker: 2_048, // 128 MiB at 64 KiB each
-            receive_buffers: 256,      // four bursts of 64
-            buffer_bytes: 65_536,
+            buffers_per_worker: 2_048, // 132 MiB at 66 KiB each
+            receive_buffers: 64,       // one burst: more are not read before the next is filled, and cost cache
+            buffer_bytes: 67_648, // an odd number of lines, so that buffers do not share cache sets; see the manual
             pages: Pages::Auto,
             lock: true,
         }
@@ -419,7 +419,7 @@ mod tests {
             ("[workers]\ncount = 2\ncores = [1]", "3 | cores = [1]"),
             ("[workers]\ncount = 2\ncores = [1, 1]", "3 | cores = [1, 1]"),
             ("[memory]\nreceive_buffers = 2048", "2 | receive_buffers = 2048"),
-            ("[memory]\nbuffers_per_worker = 256", "--> node.toml\n"),
+            ("[memory]\nbuffers_per_worker = 128\nreceive_buffers = 128", "3 | receive_buffers = 128"),
             ("[memory]\nbuffer_bytes = 2048\n[network]\nframe_bytes_max = 2048", "2 | buffer_bytes = 2048"),
         ] {
             let error = parse(text).unwrap_err();

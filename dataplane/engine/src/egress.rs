@@ -8,8 +8,8 @@ use tachyon_wire::{
     build::{self, FrameFields, Seal},
     command,
     counters::{ROUTES_COUNTED, RouteCounters, WorkerStats},
-    frame::{AUTHENTICATED, KIND_DATA},
-    image::RouteRule,
+    frame::{AUTHENTICATED, Frame, KIND_DATA},
+    image::{RouteRule, Target},
 };
 use zerocopy::{FromBytes, IntoBytes, byteorder::little_endian::U64};
 
@@ -59,30 +59,32 @@ impl core::fmt::Debug for Subscriber {
     }
 }
 
-/// An open buffer: consecutive frames of one route target and shard, all of one stride, the last perhaps shorter.
+/// An open buffer: consecutive frames of one route target and shard, all of one stride, the last perhaps shorter. One
+/// cache line, the first part of it what each copy touches.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub struct Lane {
     buffer: Option<Buffer>,
+    /// Where the next message goes.
+    end: u32,
+    /// Where the frame being filled has to end at the latest.
+    frame_limit: u32,
+    copies: u32,
+    /// Where the frame being filled starts.
+    frame_start: u32,
+    /// Bytes of the first frame, once it is closed; 0 before.
+    stride: u32,
     target: u32,
     subscriber: u32,
     route: u32,
     route_id: u32,
     shard: u16,
     owned: u16,
-    /// Bytes of the first frame, once it is closed; 0 before.
-    stride: u32,
-    /// Where the first frame starts.
-    start: u32,
-    /// Where the frame being filled starts.
-    frame_start: u32,
-    /// Where it has to end at the latest.
-    frame_limit: u32,
-    /// Where the next message goes.
-    end: u32,
-    copies: u32,
     /// When the oldest message in it was received.
     first_ns: u64,
 }
+
+const _: () = assert!(size_of::<Lane>() == 64);
 
 impl Lane {
     /// A closed lane.
@@ -95,7 +97,6 @@ impl Lane {
         shard: 0,
         owned: 0,
         stride: 0,
-        start: 0,
         frame_start: 0,
         frame_limit: 0,
         end: 0,
@@ -192,63 +193,95 @@ impl Egress<'_> {
     }
 
     /// Copies one accepted message to every target of its route.
-    #[inline]
+    #[inline(always)]
     pub fn dispatch(
         &mut self,
-        hop: &Hop<'_>,
-        targets: &[zerocopy::little_endian::U32],
+        hop: Hop<'_>,
+        targets: &[Target],
         message: &Message,
-        payload: Option<&[u8]>,
         pool: &mut Pool,
         stats: &mut WorkerStats,
     ) {
-        let due = targets.len() as u64;
-        stats.counters.copies_due += due;
-        route_of(stats, hop.route).due += due;
+        note_due(stats, hop.route, targets.len());
         for (target, subscriber) in (hop.rule.first_target.get()..).zip(targets) {
-            let copied = match payload {
-                None => self.copy(hop, target, subscriber.get(), message, pool, stats),
-                Some(payload) => self.copy_with_payload(hop, target, subscriber.get(), message, payload, pool, stats),
-            };
-            match copied {
+            match self.copy(hop, target, subscriber.get(), message, pool, stats) {
                 Ok(()) => stats.counters.copies_held += 1,
                 Err(reason) => refuse(stats, hop.route, 1, reason),
             }
         }
     }
 
-    /// Ends the copies of a message whose topic is durable: nothing may be forwarded before it is on stable storage, and
-    /// there is no truth log yet.
+    /// The same for a message with a payload in its frame, or of a durable topic: of those nothing may be forwarded
+    /// before it is on stable storage, and there is no truth log yet.
     #[cold]
-    pub fn refuse_durable(&mut self, hop: &Hop<'_>, copies: u64, stats: &mut WorkerStats) {
-        stats.counters.copies_due += copies;
-        route_of(stats, hop.route).due += copies;
-        refuse(stats, hop.route, copies, Reason::PersistUnavailable);
+    #[expect(clippy::too_many_arguments, reason = "the frame, and whether it is durable, beside what `dispatch` takes")]
+    pub fn dispatch_rare(
+        &mut self,
+        hop: Hop<'_>,
+        targets: &[Target],
+        frame: &Frame<'_>,
+        message: &Message,
+        durable: bool,
+        pool: &mut Pool,
+        stats: &mut WorkerStats,
+    ) {
+        let place = message.in_frame().filter(|_| !durable);
+        let payload = place.and_then(|place| {
+            let start = usize::try_from(place.offset.get()).ok()?;
+            frame.bytes.get(start..)?.get(..place.length.get() as usize)
+        });
+        let Some(payload) = payload else {
+            if !durable {
+                return self.dispatch(hop, targets, message, pool, stats);
+            }
+            note_due(stats, hop.route, targets.len());
+            return refuse(stats, hop.route, targets.len() as u64, Reason::PersistUnavailable);
+        };
+        note_due(stats, hop.route, targets.len());
+        for (target, subscriber) in (hop.rule.first_target.get()..).zip(targets) {
+            match self.copy_with_payload(hop, target, subscriber.get(), message, payload, pool, stats) {
+                Ok(()) => stats.counters.copies_held += 1,
+                Err(reason) => refuse(stats, hop.route, 1, reason),
+            }
+        }
     }
 
     /// Appends one line to the target's open frame.
-    #[inline]
+    #[inline(always)]
     fn copy(
         &mut self,
-        hop: &Hop<'_>,
+        hop: Hop<'_>,
         target: u32,
         subscriber: u32,
         message: &Message,
         pool: &mut Pool,
         stats: &mut WorkerStats,
     ) -> Result<(), Reason> {
-        let index = self.lane(hop, target, subscriber, pool, stats)?;
-        let lane = &mut self.lanes[index];
-        if lane.end + LINE_BYTES > lane.frame_limit && !self.next_frame(index, stats) {
-            return self.copy(hop, target, subscriber, message, pool, stats);
+        let mut index = self.lane(hop, target, subscriber, pool, stats)?;
+        if self.lanes[index].end + LINE_BYTES > self.lanes[index].frame_limit {
+            index = self.turn_over(index, hop, target, subscriber, pool, stats)?;
         }
         let lane = &mut self.lanes[index];
-        let Some(buffer) = &mut lane.buffer else { return Err(Reason::InternalInvariant) };
         let at = lane.end as usize;
-        buffer.bytes_mut()[at..at + LINE].copy_from_slice(message.as_bytes());
+        let bytes = lane.buffer.as_mut().map(Buffer::bytes_mut).and_then(|bytes| bytes.get_mut(at..at + LINE));
+        bytes.ok_or(Reason::InternalInvariant)?.copy_from_slice(message.as_bytes());
         lane.end += LINE_BYTES;
         lane.copies += 1;
         Ok(())
+    }
+
+    /// The lane whose open frame has room, when the one that was open is full: the next in the same buffer, or in another.
+    #[inline(never)]
+    fn turn_over(
+        &mut self,
+        index: usize,
+        hop: Hop<'_>,
+        target: u32,
+        subscriber: u32,
+        pool: &mut Pool,
+        stats: &mut WorkerStats,
+    ) -> Result<usize, Reason> {
+        if self.next_frame(index, stats) { Ok(index) } else { self.lane(hop, target, subscriber, pool, stats) }
     }
 
     /// Appends a frame of this one message and its payload. Frames with payload are few and long, so each carries one
@@ -257,7 +290,7 @@ impl Egress<'_> {
     #[expect(clippy::too_many_arguments, reason = "the payload beside what `copy` takes")]
     fn copy_with_payload(
         &mut self,
-        hop: &Hop<'_>,
+        hop: Hop<'_>,
         target: u32,
         subscriber: u32,
         message: &Message,
@@ -295,10 +328,10 @@ impl Egress<'_> {
     }
 
     /// The open lane of a target, opened if there is none.
-    #[inline]
+    #[inline(always)]
     fn lane(
         &mut self,
-        hop: &Hop<'_>,
+        hop: Hop<'_>,
         target: u32,
         subscriber: u32,
         pool: &mut Pool,
@@ -312,9 +345,10 @@ impl Egress<'_> {
         }
     }
 
+    #[inline(never)]
     fn open(
         &mut self,
-        hop: &Hop<'_>,
+        hop: Hop<'_>,
         target: u32,
         slot: u32,
         entry: usize,
@@ -329,7 +363,6 @@ impl Egress<'_> {
         }
         let buffer = pool.get().ok_or(Reason::ArenaOom)?;
         subscriber.in_use += 1;
-        let start = colour(&buffer).min(buffer.capacity().saturating_sub(subscriber.frame_bytes_max));
         if self.open == self.lanes.len() {
             self.flush(0, stats);
         }
@@ -345,8 +378,6 @@ impl Egress<'_> {
             shard: hop.shard,
             owned: hop.owned,
             first_ns: hop.now_ns,
-            start,
-            end: start,
             ..Lane::EMPTY
         };
         self.start_frame(index);
@@ -374,9 +405,8 @@ impl Egress<'_> {
         let start = lane.end;
         let largest =
             if lane.stride == 0 { self.subscribers[lane.subscriber as usize].frame_bytes_max } else { lane.stride };
-        let used = start - lane.start;
-        let full = lane.stride != 0 && used >= FRAMES_PER_BUFFER * lane.stride;
-        if full || used + largest > BUFFER_BYTES_MAX || start + largest > buffer.capacity() {
+        let full = lane.stride != 0 && start >= FRAMES_PER_BUFFER * lane.stride;
+        if full || start + largest > BUFFER_BYTES_MAX.min(buffer.capacity()) {
             return false;
         }
         lane.frame_start = start;
@@ -427,10 +457,8 @@ impl Egress<'_> {
         let subscriber = &self.subscribers[lane.subscriber as usize];
         let stream = &mut self.streams[lane.subscriber as usize * self.owned + usize::from(lane.owned)];
         let sent_ns = lane.first_ns.wrapping_add(self.unix_offset_ns);
-        let len = lane.frame_start - lane.start;
-        for frame in buffer.bytes_mut()[lane.start as usize..lane.frame_start as usize]
-            .chunks_mut(lane.stride.max(LINE_BYTES) as usize)
-        {
+        let len = lane.frame_start;
+        for frame in buffer.bytes_mut()[..len as usize].chunks_mut(lane.stride.max(LINE_BYTES) as usize) {
             seal(frame, subscriber, stream, sent_ns);
         }
         let destination = port_of(&subscriber.endpoint, lane.shard);
@@ -442,7 +470,7 @@ impl Egress<'_> {
             frames: len.div_ceil(lane.stride.max(1)),
             first_ns: lane.first_ns,
         };
-        let (offset, stride, shard) = (lane.start, lane.stride, lane.shard);
+        let (offset, stride, shard) = (0, lane.stride, lane.shard);
         let item = Transmit { buffer, offset, len, stride, shard, destination, token: 0 };
         self.queue(item, flight, stats);
     }
@@ -566,12 +594,6 @@ impl Egress<'_> {
     }
 }
 
-/// Where to start in a buffer. Buffers lie 64 KiB apart, so their first lines all fall into the same few cache sets; with a
-/// hundred of them open at once that evicts what was just written. 64 colours of one line spread them over an L1.
-fn colour(buffer: &Buffer) -> u32 {
-    buffer.index() % 64 * LINE_BYTES
-}
-
 /// Gives a frame its place in the stream and closes it.
 fn seal(frame: &mut [u8], subscriber: &Subscriber, stream: &mut Stream, sent_ns: u64) {
     let (frame_id, epoch, key) = stream.advance(&subscriber.master, subscriber.session_id);
@@ -593,14 +615,23 @@ fn port_of(endpoint: &Endpoint, shard: u16) -> Endpoint {
     endpoint
 }
 
-/// The counters of a route.
 #[inline]
-pub(crate) fn route_of(stats: &mut WorkerStats, route: u32) -> &mut RouteCounters {
+fn route_of(stats: &mut WorkerStats, route: u32) -> &mut RouteCounters {
     &mut stats.routes[(route as usize).min(ROUTES_COUNTED - 1)]
 }
 
+/// Notes an accepted message that is due to so many subscribers.
+#[inline]
+fn note_due(stats: &mut WorkerStats, route: u32, targets: usize) {
+    stats.counters.copies_due += targets as u64;
+    let counters = route_of(stats, route);
+    counters.accepted += 1;
+    counters.due += targets as u64;
+}
+
 /// Charges copies to a reason.
-pub(crate) fn refuse(stats: &mut WorkerStats, route: u32, copies: u64, reason: Reason) {
+#[cold]
+fn refuse(stats: &mut WorkerStats, route: u32, copies: u64, reason: Reason) {
     stats.counters.copies_refused[reason.index()] += copies;
     route_of(stats, route).refused += copies;
 }

@@ -12,8 +12,9 @@ use tachyon_wire::{
 };
 use zerocopy::FromBytes;
 
-/// One ingress session, as every worker of the node knows it.
+/// One ingress session, as every worker of the node knows it. The first line is all that most frames touch.
 #[derive(Clone)]
+#[repr(C, align(64))]
 pub struct Session {
     /// Its id; 0 marks a free slot.
     pub id: u32,
@@ -27,6 +28,7 @@ pub struct Session {
     by_node: bool,
     tag_required: bool,
     pinned: Endpoint,
+    // From here on what is read once per epoch.
     master: [u8; 32],
     /// Master key of the opposite direction.
     pub reply_master: [u8; 32],
@@ -191,7 +193,7 @@ impl<'a> Ingress<'a> {
         if let Ok((header, _)) = FrameHeader::ref_from_prefix(bytes) {
             let slot = self.slot(header.session_id.get());
             prefetch_read(self.sessions, slot);
-            prefetch_read(self.windows, slot * self.owned + owned);
+            Window::prefetch(self.windows, slot * self.owned + owned, header.frame_id.get());
         }
     }
 

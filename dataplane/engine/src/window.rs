@@ -1,6 +1,7 @@
 //! The replay window of one session and shard: 1,024 frames, each settled at most once.
 
 use crate::stream::Stream;
+use tachyon_kernels::prefetch_read;
 use tachyon_wire::{Reason, tag::FrameKey};
 
 /// Frames that may be unsettled at once (the wire document fixes it).
@@ -12,8 +13,10 @@ pub const FRAME_ID_MAX: u32 = 1 << 31;
 
 const WORDS: usize = WINDOW as usize / 64;
 
-/// What one session did in one shard under one epoch.
+/// What one session did in one shard under one epoch. The first line is all that most frames touch beside one line of
+/// `seen`.
 #[derive(Clone, Debug)]
+#[repr(C, align(64))]
 pub struct Window {
     /// The epoch followed.
     pub epoch: u32,
@@ -21,17 +24,19 @@ pub struct Window {
     top: u32,
     /// Every frame up to this one is settled, or left the window unseen.
     cumulative: u32,
+    /// The opposite direction: acks and nacks.
+    pub reply: Stream,
     /// The key of `epoch`, once a frame of it was checked.
     pub key: Option<FrameKey>,
+    /// An ack is due at the end of this burst.
+    pub ack_due: bool,
     /// Settled frames, bit `id % 1024`.
     seen: [u64; WORDS],
     /// Frames in which a message was refused, bit `id % 1024`.
     refused: [u64; WORDS],
-    /// An ack is due at the end of this burst.
-    pub ack_due: bool,
-    /// The opposite direction: acks and nacks.
-    pub reply: Stream,
 }
+
+const _: () = assert!(core::mem::offset_of!(Window, seen) == 64);
 
 impl Window {
     /// A window that saw nothing.
@@ -45,6 +50,15 @@ impl Window {
         ack_due: false,
         reply: Stream::EMPTY,
     };
+
+    /// Asks the cache for what settling a frame will read.
+    #[inline]
+    pub fn prefetch(windows: &[Self], index: usize, id: u32) {
+        prefetch_read(windows, index);
+        if let Some(window) = windows.get(index) {
+            prefetch_read(&window.seen, word(id));
+        }
+    }
 
     /// The window of a session that was opened under `epoch`, answered under this boot's first epoch.
     #[must_use]

@@ -300,6 +300,11 @@ fn turn_until_stopped<Q: RxQueue + TxQueue>(worker: &mut Worker<'_, Q, NodeHost>
                 }
                 worker.wait(wait_ns);
             }
+            // Quiet for as long as a burst may take: the device is asked once what it dropped.
+            None if !told && now - busy_at >= rest.spin_ns => {
+                told = true;
+                worker.wait(0);
+            }
             _ => core::hint::spin_loop(),
         }
     }

@@ -1,6 +1,6 @@
 //! The payload area: what REF_ARENA messages of arena 0 carry behind messages and provenance.
 
-use crate::{Frame, LINE, Message, Reason, crc};
+use crate::{Frame, LINE, Message, Reason, crc, message::REF_ARENA};
 
 /// The last frame check: payload ranges are in message order, start on lines, have at least one byte, are padded with
 /// zeros, and cover the area exactly. Messages whose mode is not exactly REF_ARENA with arena 0 take no part, whatever
@@ -12,7 +12,8 @@ use crate::{Frame, LINE, Message, Reason, crc};
 pub fn check(frame: &Frame<'_>) -> Result<(), Reason> {
     // Most frames have no payload area: then it is enough that no message claims one.
     if frame.payload.is_empty() {
-        let claimed = frame.messages.iter().fold(false, |any, message| any | message.is_in_frame());
+        let modes = frame.messages.iter().fold(0, |modes, message| modes | message.flags.get());
+        let claimed = modes & REF_ARENA != 0 && frame.messages.iter().any(Message::is_in_frame);
         return if claimed { Err(Reason::RefInvalid) } else { Ok(()) };
     }
     if covers(frame).is_some() { Ok(()) } else { Err(Reason::RefInvalid) }
