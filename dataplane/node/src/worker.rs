@@ -206,6 +206,10 @@ pub(crate) enum End {
 /// Panics after which a worker stays down: it is not a burst that is wrong then, and every turn is charged to a panic.
 const RESTARTS_MAX: u64 = 1_000;
 
+/// Silence after which a spinning worker asks its sockets for drops, ns. It costs a system call for each, so it is longer
+/// than any gap in traffic, and short enough for whoever waits for the ledgers to add up.
+const SILENCE_NS: u64 = 10_000_000;
+
 /// Time for frames that are on their way to leave when the node stops.
 const DRAIN: Duration = Duration::from_millis(100);
 
@@ -300,8 +304,8 @@ fn turn_until_stopped<Q: RxQueue + TxQueue>(worker: &mut Worker<'_, Q, NodeHost>
                 }
                 worker.wait(wait_ns);
             }
-            // Quiet for as long as a burst may take: the device is asked once what it dropped.
-            None if !told && now - busy_at >= rest.spin_ns => {
+            // After a long silence the device is asked once what it dropped at the end.
+            None if !told && now - busy_at >= SILENCE_NS => {
                 told = true;
                 worker.wait(0);
             }
