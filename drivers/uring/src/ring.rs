@@ -57,6 +57,8 @@ pub(crate) struct Ring {
     arrivals: VecDeque<Arrival>,
     /// Pieces to issue again, in order.
     again: VecDeque<u32>,
+    /// The socket that is asked for first.
+    first: usize,
     /// Pieces that still go one per call: while a socket is full, a later one could fit where an earlier one did not.
     careful: u32,
     /// Pieces that were issued and not answered.
@@ -108,6 +110,7 @@ impl Ring {
             flight: Flight::new(config.tx_depth, &shards, config.bind_ip.is_ipv6(), runs),
             template: Box::new(provided::message_template()),
             armed: vec![false; sockets.len()].into(),
+            first: 0,
             unarmed: sockets.len(),
             arrivals: VecDeque::with_capacity(provided.entries()),
             again: VecDeque::with_capacity(usize::from(config.tx_depth)),
@@ -196,9 +199,12 @@ impl Ring {
         unsafe { self.ring.submission().push(entry) }.is_ok()
     }
 
-    /// Queues a receive for each socket that has none.
+    /// Queues a receive for each socket that has none. Under overload all of them end in every turn, because the first ones
+    /// take all the buffers; so each turn begins with another one.
     fn arm(&mut self) {
-        for index in 0..self.armed.len() {
+        let count = self.armed.len();
+        self.first = (self.first + 1) % count.max(1);
+        for index in (self.first..count).chain(0..self.first) {
             if self.armed.get(index) != Some(&false) {
                 continue;
             }

@@ -378,6 +378,33 @@ fn a_full_socket_keeps_order_and_loses_nothing_silently() {
 }
 
 #[test]
+fn every_shard_gets_its_turn_while_all_are_overloaded() {
+    const SHARDS: [u16; 4] = [0, 1, 2, 3];
+    for (mode, config) in modes() {
+        let config = UringConfig { rx_buffers: 8, gso: false, ..config };
+        let mut to = Station::open(config, &SHARDS);
+        let from = UdpSocket::bind((LOOPBACK, 0)).unwrap();
+        let offer = |to: &Station, count| {
+            for shard in SHARDS {
+                let place = (LOOPBACK, to.port.local_port(shard).unwrap());
+                (0..count).for_each(|_| assert_eq!(from.send_to(&[7; 1472], place).unwrap(), 1472));
+            }
+        };
+        offer(&to, 64);
+        let mut seen = [0; SHARDS.len()];
+        for _ in 0..64 {
+            for received in to.receive_some() {
+                seen[usize::from(received.shard)] += 1;
+                to.pool.put(received.buffer);
+            }
+            offer(&to, 8); // more than was taken, so that no shard ever runs dry
+        }
+        let (least, most) = (seen.iter().min().unwrap(), seen.iter().max().unwrap());
+        assert!(least * 2 > *most, "{mode}: {seen:?} of the shards were received");
+    }
+}
+
+#[test]
 fn what_the_kernel_drops_is_counted_also_if_nothing_follows() {
     for (mode, config) in modes() {
         let config = UringConfig { receive_buffer_bytes: 64 << 10, gso: false, ..config };
