@@ -19,14 +19,14 @@ use std::{
 pub(crate) struct Args {
     /// Installs what is missing without asking.
     #[arg(long)]
-    yes: bool,
+    pub(crate) yes: bool,
     /// Prints one JSON object as the last line.
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
 }
 
-/// What is offered, one phase after the other. The node's core does some 3 M messages a second on a loopback of this
-/// class, most of it the kernel's UDP, so 300k is a tenth of it and `overload` more than it can take.
+/// What is offered, one phase after the other. 300k messages a second is load that two shared cores carry easily, generator
+/// and subscribers included; `overload` is all that the generator has.
 const PHASES: [&str; 8] = [
     "name=steady,seconds=5,rate=300k",
     "name=forged,seconds=2,rate=300k,forged=0.05",
