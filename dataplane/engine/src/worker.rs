@@ -23,8 +23,8 @@ use tachyon_wire::{
 /// Commands taken per turn: a control process that talks a lot must not become latency.
 const COMMANDS_PER_TURN: usize = 4;
 /// Frames that are checked, and their topics prefetched, before the first of them is judged. 4 frames of 22 messages touch
-/// 176 lines of state: enough to hide L3 behind, and little enough that the first is still in L1 when its turn comes. 8 cost
-/// 2 % more, 2 leave a table in DRAM uncovered.
+/// 176 lines of state: something to hide a miss behind, and little enough that the first is still in L1 when its turn
+/// comes. In `bench micro` 8 cost 2 % more, and 2 the same.
 const STAGE: usize = 4;
 /// Quarantined messages and words on quotas that a burst hands to the host: both are samples, and bounded.
 const ASIDE_MAX: usize = 8;
