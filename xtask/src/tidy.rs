@@ -13,7 +13,7 @@ use std::{
 /// Which of our crates each crate may use. Imports point down only: whatever is not written here is refused.
 const LAYERS: &[(&str, &[&str])] = &[
     ("tachyon-wire", &[]),
-    ("tachyon-kernels", &[]),
+    ("tachyon-kernels", &["wire"]),
     ("tachyon-policy", &["wire", "kernels"]),
     ("tachyon-driver-api", &["wire"]),
     ("tachyon-engine", &["wire", "kernels", "policy", "driver-api"]),

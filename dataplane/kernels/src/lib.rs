@@ -1,10 +1,16 @@
-//! The few instructions that the language has no safe name for: today, prefetch.
+//! What the language has no safe name for, or no fast one: prefetch, tags of several frames at once, crcs by carry-less
+//! multiplication.
 //!
-//! An island, so that `policy` and `engine` can forbid `unsafe`. Each kernel has a scalar twin beside it that gives the same
-//! result on any machine, and takes slices and indices, never pointers. The crate deliberately knows nothing of rules,
-//! frames or state: whatever needs a branch on meaning belongs above it.
+//! An island, so that `policy` and `engine` can forbid `unsafe`. Each kernel has a scalar twin, here or in `wire`, that
+//! gives the same result on any machine, and takes slices and indices, never pointers. Which instructions it may use it
+//! is told by a [`Path`], which only detection can make. The crate knows the layout of a frame's header, as far as tag and
+//! crc need it, and deliberately nothing of rules or state: whatever needs a branch on meaning belongs above it.
 #![no_std]
 
+pub mod crc;
+mod path;
 mod prefetch;
+pub mod tags;
 
+pub use path::Path;
 pub use prefetch::{prefetch_read, prefetch_write};

@@ -1,0 +1,54 @@
+//! Tags of several frames at once.
+//!
+//! AEGIS spends eight AES rounds on every 32 bytes of a frame, and nothing else of note. One frame alone leaves half of
+//! each 256-bit register empty, so frames go two by two, each in its own half. Frames of a call are paired by length; where
+//! a pair differs, the rest of the longer one goes alone, at the cost that it would have had anyway.
+
+use crate::path::{Level, Path};
+use tachyon_wire::tag::{FrameKey, TAG_BYTES};
+
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+mod aegis;
+
+/// A frame whose tag is wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Job<'a> {
+    /// Of the frame's session and epoch.
+    pub key: &'a FrameKey,
+    /// The whole frame.
+    pub frame: &'a [u8],
+}
+
+/// For each job the tag of its frame with `tag` taken as zero, whatever stands there: what
+/// [`tachyon_wire::tag::compute`] says of each. Even numbers are cheapest, then many of one length. Frames whose length is
+/// no multiple of 64 are taken, slowly.
+///
+/// # Panics
+/// If a frame has fewer than 64 bytes, as the twin does, or `out` is shorter than `jobs`.
+#[inline]
+pub fn tags(path: Path, jobs: &[Job<'_>], out: &mut [[u8; TAG_BYTES]]) {
+    let out = &mut out[..jobs.len()];
+    match path.0 {
+        Level::Scalar => scalar(jobs, out),
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        // SAFETY: a path of this level proves that the CPU has what the function enables.
+        Level::Avx2 => unsafe { aegis::one_by_one(jobs, out) },
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        // SAFETY: as above.
+        Level::Avx512 => unsafe { aegis::by_pairs(jobs, out) },
+    }
+}
+
+/// Whether two tags are the same, in a time that does not depend on where they differ.
+#[inline]
+#[must_use]
+pub fn equal(a: &[u8; TAG_BYTES], b: &[u8; TAG_BYTES]) -> bool {
+    let difference = a.iter().zip(b).fold(0, |difference, (a, b)| difference | (a ^ b));
+    core::hint::black_box(difference) == 0 // so that the compiler sees one number, not sixteen to look at in turn
+}
+
+fn scalar(jobs: &[Job<'_>], out: &mut [[u8; TAG_BYTES]]) {
+    for (job, tag) in jobs.iter().zip(out) {
+        *tag = tachyon_wire::tag::compute(job.key, job.frame);
+    }
+}
