@@ -107,23 +107,28 @@ pub(crate) struct Ring {
     keys: Vec<FrameKey>,
     /// Last frame id by session and shard.
     ids: Vec<u32>,
+    topics: u32,
+    random: Random,
 }
 
 impl Ring {
     /// `count` buffers' worth of frames.
     pub(crate) fn new(count: usize, topics: u32, tagged: bool, seed: u64) -> Self {
         let mut random = Random(seed);
-        let template = |number: usize| {
+        let mut template = |number: usize| {
             let shard = u16::try_from(number % usize::from(SHARDS)).unwrap_or(0);
             let mut bytes = vec![0; FRAME * FRAMES];
             bytes.chunks_mut(FRAME).for_each(|frame| fill(frame, shard, topics, &mut random));
             (bytes, shard)
         };
+        let templates = (0..count).map(&mut template).collect();
         Self {
-            templates: (0..count).map(template).collect(),
+            templates,
             tagged,
             keys: (0..SESSIONS).map(|number| tag::derive(&master(number), SESSIONS + number, EPOCH)).collect(),
             ids: vec![0; SESSIONS as usize * usize::from(SHARDS)],
+            topics,
+            random,
         }
     }
 
@@ -131,6 +136,7 @@ impl Ring {
     pub(crate) fn load(&mut self, spare: &mut Vec<Buffer>, into: &mut VecDeque<(Buffer, u16)>) {
         for (template, shard) in &mut self.templates {
             for frame in template.chunks_mut(FRAME) {
+                fill(frame, *shard, self.topics, &mut self.random);
                 let (header, _) = FrameHeader::mut_from_prefix(frame).expect("a frame has a header");
                 let number = (header.session_id.get() - SESSIONS) as usize;
                 let id = &mut self.ids[number * usize::from(SHARDS) + usize::from(*shard)];

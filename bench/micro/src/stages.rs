@@ -113,7 +113,8 @@ impl Input {
 fn checks(topics: u32, seed: u64, passes: usize, tagged: bool) -> f64 {
     let limits = whole::limits(1_024);
     let memory = Memory::leak(&limits);
-    let mut ingress = Ingress::new(memory.sessions, memory.windows, limits.owned(), limits.frame_bytes_max, 1);
+    let mut ingress =
+        Ingress::new(memory.sessions, memory.windows, limits.owned(), limits.frame_bytes_max, 1, whole::path());
     for number in 0..SESSIONS {
         ingress.open(&input::session(number));
     }
@@ -122,8 +123,10 @@ fn checks(topics: u32, seed: u64, passes: usize, tagged: bool) -> f64 {
         input.load();
         let ns = timed(|| {
             for (frame, shard) in input.frames() {
-                let admitted = ingress.admit(frame, shard, usize::from(shard), &SOURCE);
-                assert!(black_box(admitted).is_ok(), "a good frame passes every check");
+                let mut found = [ingress.find(frame, shard, usize::from(shard), &SOURCE)];
+                ingress.check_tags(&mut found);
+                let admitted = found[0].as_ref().map(|found| ingress.settle(found));
+                assert!(matches!(black_box(admitted), Ok(Ok(_))), "a good frame passes every check");
             }
         });
         (input.ring.messages(), ns)
@@ -134,7 +137,8 @@ fn judge(topics: u32, seed: u64, passes: usize) -> f64 {
     let limits = whole::limits(topics);
     let memory = Memory::leak(&limits);
     let shards = Shards::new(SHARDS, topics, limits.shards);
-    let mut tables = Tables { topics: memory.topics, senders: memory.senders, shards, default_share: 65_536 };
+    let mut tables =
+        Tables { topics: memory.topics, senders: memory.senders, shards, default_share: 65_536, path: whole::path() };
     let verified = input::ruleset(topics, true);
     let inputs = Inputs { tick_ns: 1_000_000_000, ruleset: Ok(verified.ruleset()), pressure: 0 };
     let mut input = Input::new(topics, false, seed);

@@ -70,6 +70,11 @@ impl Host for Bench {
     }
 }
 
+/// The instructions the loop may use.
+pub(crate) fn path() -> tachyon_engine::Path {
+    tachyon_engine::Path::detect()
+}
+
 /// The limits of the bench's worker.
 pub(crate) fn limits(topics: u32) -> Limits {
     static OWNED: [u16; SHARDS as usize] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
@@ -89,6 +94,7 @@ pub(crate) fn limits(topics: u32) -> Limits {
         fill_window_ns: 5_000,
         boot: 1,
         unix_offset_ns: 0,
+        path: path(),
     }
 }
 

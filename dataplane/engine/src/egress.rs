@@ -1,17 +1,22 @@
 //! From accepted messages to frames on their way: one open buffer per route target and shard, bounded queues, completions.
 
-use crate::stream::Stream;
+use crate::{
+    ready::{Ready, Tokens},
+    seal,
+    stream::Stream,
+};
 use arrayvec::ArrayVec;
 use tachyon_driver_api::{Buffer, Completion, CompletionBatch, Pool, Transmit, TxBatch, TxQueue};
+use tachyon_kernels::Path;
 use tachyon_wire::{
-    Endpoint, FrameHeader, LINE, Message, Reason,
-    build::{self, FrameFields, Seal},
+    Endpoint, LINE, Message, Reason,
+    build::FrameFields,
     command,
     counters::{ROUTES_COUNTED, RouteCounters, WorkerStats},
-    frame::{AUTHENTICATED, Frame, KIND_DATA},
+    frame::{Frame, KIND_DATA},
     image::{RouteRule, Target},
 };
-use zerocopy::{FromBytes, IntoBytes, byteorder::little_endian::U64};
+use zerocopy::{IntoBytes, byteorder::little_endian::U64};
 
 /// [`LINE`] as the type that lengths have here.
 pub(crate) const LINE_BYTES: u32 = 64;
@@ -29,13 +34,13 @@ const REPLY: u32 = u32::MAX;
 #[derive(Clone)]
 pub struct Subscriber {
     active: bool,
-    tagged: bool,
-    session_id: u32,
+    pub(crate) tagged: bool,
+    pub(crate) session_id: u32,
     credit: u32,
     in_use: u32,
     frame_bytes_max: u32,
     endpoint: Endpoint,
-    master: [u8; 32],
+    pub(crate) master: [u8; 32],
 }
 
 impl Subscriber {
@@ -69,6 +74,7 @@ pub struct Lane {
     end: u32,
     /// Where the frame being filled has to end at the latest.
     frame_limit: u32,
+    /// In the frames that are closed.
     copies: u32,
     /// Where the frame being filled starts.
     frame_start: u32,
@@ -79,7 +85,9 @@ pub struct Lane {
     route: u32,
     route_id: u32,
     shard: u16,
-    owned: u16,
+    owned: u8,
+    /// The target is its route's first: what it gets says how many messages the route got.
+    leads: bool,
     /// When the oldest message in it was received.
     first_ns: u64,
 }
@@ -96,6 +104,7 @@ impl Lane {
         route_id: 0,
         shard: 0,
         owned: 0,
+        leads: false,
         stride: 0,
         frame_start: 0,
         frame_limit: 0,
@@ -103,12 +112,34 @@ impl Lane {
         copies: 0,
         first_ns: 0,
     };
+
+    /// Appends a line to the frame being filled; false if it is full.
+    #[inline(always)]
+    fn append(&mut self, message: &Message) -> bool {
+        let (at, end) = (self.end as usize, self.end + LINE_BYTES);
+        let bytes = self.buffer.as_mut().map(Buffer::bytes_mut).and_then(|bytes| bytes.get_mut(at..at + LINE));
+        match bytes {
+            Some(bytes) if end <= self.frame_limit => {
+                bytes.copy_from_slice(message.as_bytes());
+                self.end = end;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Messages in the frame being filled.
+    fn filling(&self) -> u32 {
+        ((self.end - self.frame_start) / LINE_BYTES).saturating_sub(1)
+    }
 }
 
 /// What the device was given and has not finished.
 #[derive(Clone, Copy, Debug)]
 pub struct InFlight {
-    subscriber: u32,
+    pub(crate) subscriber: u32,
+    /// Index of the subscriber's stream in the shard.
+    pub(crate) stream: u32,
     route: u32,
     copies: u32,
     bytes: u32,
@@ -118,7 +149,8 @@ pub struct InFlight {
 
 impl InFlight {
     /// An unused entry.
-    pub const EMPTY: Self = Self { subscriber: REPLY, route: 0, copies: 0, bytes: 0, frames: 0, first_ns: 0 };
+    pub const EMPTY: Self =
+        Self { subscriber: REPLY, stream: 0, route: 0, copies: 0, bytes: 0, frames: 0, first_ns: 0 };
 }
 
 /// Which shard a message is in, when it came, and by which route it goes.
@@ -143,12 +175,17 @@ pub struct Egress<'a> {
     pub(crate) streams: &'a mut [Stream],
     pub(crate) lane_of: &'a mut [u32],
     pub(crate) lanes: &'a mut [Lane],
+    /// Entries of `lane_of` for each owned shard, by target.
+    pub(crate) targets: usize,
     pub(crate) open: usize,
     pub(crate) ready: Ready<'a>,
     pub(crate) in_flight: &'a mut [InFlight],
     pub(crate) tokens: Tokens<'a>,
     pub(crate) pending: TxBatch,
     pub(crate) submitted: ArrayVec<(u64, u32), SUBMITTED_MAX>,
+    /// Buffers at the queue's end whose frames are numbered and not yet sealed.
+    pub(crate) unsealed: usize,
+    pub(crate) path: Path,
     pub(crate) owned: usize,
     /// The longest frame that a buffer holds.
     pub(crate) frame_bytes_most: u32,
@@ -164,6 +201,7 @@ impl Egress<'_> {
     /// been flushed, because it belongs to the one before. A session that comes back, also after its end, goes on where it
     /// was: no key may meet one nonce twice.
     pub fn add(&mut self, add: &command::AddSubscriber) {
+        self.seal_queued();
         let slot = add.slot.get() as usize;
         let Some(subscriber) = self.subscribers.get_mut(slot) else { return };
         let same = subscriber.session_id == add.session_id.get() && subscriber.master == add.master;
@@ -192,8 +230,18 @@ impl Egress<'_> {
         }
     }
 
-    /// Copies one accepted message to every target of its route.
+    /// Copies one accepted message onto a direct route, one whose only target has its number; false if there is no open
+    /// frame with room for it, and then nothing happened. The caller counts.
     #[inline(always)]
+    pub fn append(&mut self, owned: u16, route: u32, message: &Message) -> bool {
+        let entry = usize::from(owned) * self.targets + route as usize;
+        // A closed lane's index is past all lanes.
+        let index = self.lane_of.get(entry).map_or(CLOSED, |index| *index);
+        self.lanes.get_mut(index as usize).is_some_and(|lane| lane.append(message))
+    }
+
+    /// Copies one accepted message to every target of its route.
+    #[inline]
     pub fn dispatch(
         &mut self,
         hop: Hop<'_>,
@@ -202,13 +250,19 @@ impl Egress<'_> {
         pool: &mut Pool,
         stats: &mut WorkerStats,
     ) {
-        note_due(stats, hop.route, targets.len());
+        stats.counters.copies_due += targets.len() as u64;
+        let mut copied = 0;
         for (target, subscriber) in (hop.rule.first_target.get()..).zip(targets) {
+            if self.append(hop.owned, target, message) {
+                copied += 1;
+                continue;
+            }
             match self.copy(hop, target, subscriber.get(), message, pool, stats) {
-                Ok(()) => stats.counters.copies_held += 1,
-                Err(reason) => refuse(stats, hop.route, 1, reason),
+                Ok(()) => copied += 1,
+                Err(reason) => refuse_copy(stats, &hop, target, reason),
             }
         }
+        stats.counters.copies_held += copied;
     }
 
     /// The same for a message with a payload in its frame, or of a durable topic: of those nothing may be forwarded
@@ -234,20 +288,23 @@ impl Egress<'_> {
             if !durable {
                 return self.dispatch(hop, targets, message, pool, stats);
             }
-            note_due(stats, hop.route, targets.len());
-            return refuse(stats, hop.route, targets.len() as u64, Reason::PersistUnavailable);
+            stats.counters.copies_due += targets.len() as u64;
+            for (target, _) in (hop.rule.first_target.get()..).zip(targets) {
+                refuse_copy(stats, &hop, target, Reason::PersistUnavailable);
+            }
+            return;
         };
-        note_due(stats, hop.route, targets.len());
+        stats.counters.copies_due += targets.len() as u64;
         for (target, subscriber) in (hop.rule.first_target.get()..).zip(targets) {
             match self.copy_with_payload(hop, target, subscriber.get(), message, payload, pool, stats) {
                 Ok(()) => stats.counters.copies_held += 1,
-                Err(reason) => refuse(stats, hop.route, 1, reason),
+                Err(reason) => refuse_copy(stats, &hop, target, reason),
             }
         }
     }
 
-    /// Appends one line to the target's open frame.
-    #[inline(always)]
+    /// Appends one line where [`Egress::append`] could not: in a frame that has to be started first.
+    #[inline(never)]
     fn copy(
         &mut self,
         hop: Hop<'_>,
@@ -258,30 +315,10 @@ impl Egress<'_> {
         stats: &mut WorkerStats,
     ) -> Result<(), Reason> {
         let mut index = self.lane(hop, target, subscriber, pool, stats)?;
-        if self.lanes[index].end + LINE_BYTES > self.lanes[index].frame_limit {
-            index = self.turn_over(index, hop, target, subscriber, pool, stats)?;
+        if self.lanes[index].end + LINE_BYTES > self.lanes[index].frame_limit && !self.next_frame(index, stats) {
+            index = self.lane(hop, target, subscriber, pool, stats)?;
         }
-        let lane = &mut self.lanes[index];
-        let at = lane.end as usize;
-        let bytes = lane.buffer.as_mut().map(Buffer::bytes_mut).and_then(|bytes| bytes.get_mut(at..at + LINE));
-        bytes.ok_or(Reason::InternalInvariant)?.copy_from_slice(message.as_bytes());
-        lane.end += LINE_BYTES;
-        lane.copies += 1;
-        Ok(())
-    }
-
-    /// The lane whose open frame has room, when the one that was open is full: the next in the same buffer, or in another.
-    #[inline(never)]
-    fn turn_over(
-        &mut self,
-        index: usize,
-        hop: Hop<'_>,
-        target: u32,
-        subscriber: u32,
-        pool: &mut Pool,
-        stats: &mut WorkerStats,
-    ) -> Result<usize, Reason> {
-        if self.next_frame(index, stats) { Ok(index) } else { self.lane(hop, target, subscriber, pool, stats) }
+        if self.lanes[index].append(message) { Ok(()) } else { Err(Reason::InternalInvariant) }
     }
 
     /// Appends a frame of this one message and its payload. Frames with payload are few and long, so each carries one
@@ -320,15 +357,13 @@ impl Egress<'_> {
         bytes[LINE..LINE + payload.len()].copy_from_slice(payload);
         bytes[LINE + payload.len()..].fill(0);
         lane.end = lane.frame_start + size;
-        lane.copies += 1;
-        if !(self.close_frame(index, 1) && self.start_frame(index)) {
+        if !(self.close_frame(index, 1, stats) && self.start_frame(index)) {
             self.flush_closed(index, stats);
         }
         Ok(())
     }
 
     /// The open lane of a target, opened if there is none.
-    #[inline(always)]
     fn lane(
         &mut self,
         hop: Hop<'_>,
@@ -337,7 +372,7 @@ impl Egress<'_> {
         pool: &mut Pool,
         stats: &mut WorkerStats,
     ) -> Result<usize, Reason> {
-        let entry = target as usize * self.owned + usize::from(hop.owned);
+        let entry = usize::from(hop.owned) * self.targets + target as usize;
         match self.lane_of.get(entry) {
             Some(&CLOSED) => self.open(hop, target, subscriber, entry, pool, stats),
             Some(&index) => Ok(index as usize),
@@ -345,7 +380,6 @@ impl Egress<'_> {
         }
     }
 
-    #[inline(never)]
     fn open(
         &mut self,
         hop: Hop<'_>,
@@ -376,7 +410,8 @@ impl Egress<'_> {
             route: hop.route,
             route_id: hop.rule.route_id.get(),
             shard: hop.shard,
-            owned: hop.owned,
+            owned: u8::try_from(hop.owned).unwrap_or(u8::MAX), // there are at most 64 shards
+            leads: target == hop.rule.first_target.get(),
             first_ns: hop.now_ns,
             ..Lane::EMPTY
         };
@@ -386,12 +421,11 @@ impl Egress<'_> {
 
     /// Closes the frame being filled and starts the next; false if the lane had to be flushed for it.
     fn next_frame(&mut self, index: usize, stats: &mut WorkerStats) -> bool {
-        let lane = &self.lanes[index];
-        if lane.end == lane.frame_start + LINE_BYTES {
+        let count = self.lanes[index].filling();
+        if count == 0 {
             return true; // The frame being filled is still empty.
         }
-        let count = (lane.end - lane.frame_start) / LINE_BYTES - 1;
-        let more = self.close_frame(index, count) && self.start_frame(index);
+        let more = self.close_frame(index, count, stats) && self.start_frame(index);
         if !more {
             self.flush_closed(index, stats);
         }
@@ -417,8 +451,12 @@ impl Egress<'_> {
 
     /// Writes the header of the frame being filled, as far as it is known before the frame is sealed; false if it is
     /// shorter than the ones before it, and so has to be the last.
-    fn close_frame(&mut self, index: usize, count: u32) -> bool {
+    fn close_frame(&mut self, index: usize, count: u32, stats: &mut WorkerStats) -> bool {
         let lane = &mut self.lanes[index];
+        lane.copies += count;
+        let route = route_of(stats, lane.route);
+        route.due += u64::from(count);
+        route.accepted += if lane.leads { u64::from(count) } else { 0 };
         let Some(buffer) = &mut lane.buffer else { return false };
         let bytes = lane.end - lane.frame_start;
         let fields = FrameFields { route_id: lane.route_id, shard: lane.shard, ..FrameFields::default() };
@@ -434,10 +472,9 @@ impl Egress<'_> {
 
     /// Closes what is open of a lane and queues it.
     fn flush(&mut self, index: usize, stats: &mut WorkerStats) {
-        let lane = &self.lanes[index];
-        if lane.end > lane.frame_start + LINE_BYTES {
-            let count = (lane.end - lane.frame_start) / LINE_BYTES - 1;
-            self.close_frame(index, count);
+        let count = self.lanes[index].filling();
+        if count > 0 {
+            self.close_frame(index, count, stats);
         }
         self.flush_closed(index, stats);
     }
@@ -446,24 +483,25 @@ impl Egress<'_> {
     fn flush_closed(&mut self, index: usize, stats: &mut WorkerStats) {
         self.open -= 1;
         self.lanes.swap(index, self.open);
-        let moved = &self.lanes[index];
+        let entry = |lane: &Lane| usize::from(lane.owned) * self.targets + lane.target as usize;
         if index < self.open {
-            self.lane_of[moved.target as usize * self.owned + usize::from(moved.owned)] =
-                u32::try_from(index).unwrap_or(CLOSED);
+            self.lane_of[entry(&self.lanes[index])] = u32::try_from(index).unwrap_or(CLOSED);
         }
         let lane = core::mem::replace(&mut self.lanes[self.open], Lane::EMPTY);
-        self.lane_of[lane.target as usize * self.owned + usize::from(lane.owned)] = CLOSED;
+        self.lane_of[entry(&lane)] = CLOSED;
         let Some(mut buffer) = lane.buffer else { return };
         let subscriber = &self.subscribers[lane.subscriber as usize];
-        let stream = &mut self.streams[lane.subscriber as usize * self.owned + usize::from(lane.owned)];
+        let place = lane.subscriber as usize * self.owned + usize::from(lane.owned);
+        let stream = &mut self.streams[place];
         let sent_ns = lane.first_ns.wrapping_add(self.unix_offset_ns);
         let len = lane.frame_start;
         for frame in buffer.bytes_mut()[..len as usize].chunks_mut(lane.stride.max(LINE_BYTES) as usize) {
-            seal(frame, subscriber, stream, sent_ns);
+            seal::number(frame, subscriber, stream, sent_ns);
         }
         let destination = port_of(&subscriber.endpoint, lane.shard);
         let flight = InFlight {
             subscriber: lane.subscriber,
+            stream: u32::try_from(place).unwrap_or(u32::MAX),
             route: lane.route,
             copies: lane.copies,
             bytes: len,
@@ -473,6 +511,9 @@ impl Egress<'_> {
         let (offset, stride, shard) = (0, lane.stride, lane.shard);
         let item = Transmit { buffer, offset, len, stride, shard, destination, token: 0 };
         self.queue(item, flight, stats);
+        if self.unsealed >= seal::TOGETHER {
+            self.seal_queued(); // now, while it is in cache
+        }
     }
 
     /// Queues a reply to a publisher.
@@ -497,6 +538,7 @@ impl Egress<'_> {
         };
         self.in_flight[token as usize] = flight;
         self.ready.push(Transmit { token, ..item });
+        self.unsealed += 1;
     }
 
     /// Flushes the lanes whose oldest message waited `window_ns` or longer.
@@ -528,12 +570,13 @@ impl Egress<'_> {
     /// Copies in open frames, queued or in flight, counted one by one.
     #[must_use]
     pub fn copies_held(&self) -> u64 {
-        let open = self.lanes[..self.open].iter().map(|lane| u64::from(lane.copies)).sum::<u64>();
+        let open = self.lanes[..self.open].iter().map(|lane| u64::from(lane.copies + lane.filling())).sum::<u64>();
         open + self.in_flight.iter().map(|flight| u64::from(flight.copies)).sum::<u64>()
     }
 
     /// Hands queued buffers to the device, as many as it takes; returns how many.
     pub fn transmit<Q: TxQueue>(&mut self, queue: &mut Q) -> usize {
+        self.seal_queued();
         let mut total = 0;
         loop {
             while !self.pending.is_full()
@@ -594,20 +637,6 @@ impl Egress<'_> {
     }
 }
 
-/// Gives a frame its place in the stream and closes it.
-fn seal(frame: &mut [u8], subscriber: &Subscriber, stream: &mut Stream, sent_ns: u64) {
-    let (frame_id, epoch, key) = stream.advance(&subscriber.master, subscriber.session_id);
-    let Ok((header, _)) = FrameHeader::mut_from_prefix(frame) else { return };
-    header.frame_id.set(frame_id);
-    header.session_id.set(subscriber.session_id);
-    header.epoch.set(epoch);
-    header.sent_ns.set(sent_ns);
-    if subscriber.tagged {
-        header.flags.set(header.flags.get() | AUTHENTICATED);
-    }
-    build::seal(frame, if subscriber.tagged { Seal::Tag(key) } else { Seal::Crc });
-}
-
 /// A subscriber's endpoint for one shard: shard n is n ports up.
 fn port_of(endpoint: &Endpoint, shard: u16) -> Endpoint {
     let mut endpoint = *endpoint;
@@ -620,13 +649,13 @@ fn route_of(stats: &mut WorkerStats, route: u32) -> &mut RouteCounters {
     &mut stats.routes[(route as usize).min(ROUTES_COUNTED - 1)]
 }
 
-/// Notes an accepted message that is due to so many subscribers.
-#[inline]
-fn note_due(stats: &mut WorkerStats, route: u32, targets: usize) {
-    stats.counters.copies_due += targets as u64;
-    let counters = route_of(stats, route);
-    counters.accepted += 1;
-    counters.due += targets as u64;
+/// Charges a copy that did not get into a frame to a reason.
+#[cold]
+fn refuse_copy(stats: &mut WorkerStats, hop: &Hop<'_>, target: u32, reason: Reason) {
+    let route = route_of(stats, hop.route);
+    route.due += 1;
+    route.accepted += u64::from(target == hop.rule.first_target.get());
+    refuse(stats, hop.route, 1, reason);
 }
 
 /// Charges copies to a reason.
@@ -634,66 +663,4 @@ fn note_due(stats: &mut WorkerStats, route: u32, targets: usize) {
 fn refuse(stats: &mut WorkerStats, route: u32, copies: u64, reason: Reason) {
     stats.counters.copies_refused[reason.index()] += copies;
     route_of(stats, route).refused += copies;
-}
-
-/// First in, first out: buffers that wait for the device.
-#[derive(Debug)]
-pub(crate) struct Ready<'a> {
-    items: &'a mut [Option<Transmit>],
-    head: usize,
-    len: usize,
-}
-
-impl<'a> Ready<'a> {
-    pub(crate) fn new(items: &'a mut [Option<Transmit>]) -> Self {
-        Self { items, head: 0, len: 0 }
-    }
-
-    fn push(&mut self, item: Transmit) {
-        let at = (self.head + self.len) % self.items.len();
-        debug_assert!(self.items[at].is_none(), "more buffers are queued than there are");
-        self.items[at] = Some(item);
-        self.len += 1;
-    }
-
-    fn pop(&mut self) -> Option<Transmit> {
-        let item = self.items[self.head].take()?;
-        self.head = (self.head + 1) % self.items.len();
-        self.len -= 1;
-        Some(item)
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-}
-
-/// Free marks for what is in flight.
-#[derive(Debug)]
-pub(crate) struct Tokens<'a> {
-    free: &'a mut [u32],
-    count: usize,
-}
-
-impl<'a> Tokens<'a> {
-    pub(crate) fn new(free: &'a mut [u32]) -> Self {
-        for (number, token) in (0..).zip(free.iter_mut()) {
-            *token = number;
-        }
-        Self { count: free.len(), free }
-    }
-
-    fn get(&mut self) -> Option<u32> {
-        self.count = self.count.checked_sub(1)?;
-        Some(self.free[self.count])
-    }
-
-    fn put(&mut self, token: u32) {
-        self.free[self.count] = token;
-        self.count += 1;
-    }
 }

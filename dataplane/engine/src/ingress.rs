@@ -1,14 +1,18 @@
 //! From bytes to an admitted frame: the frame checks in the order of the wire document.
 
 use crate::{stream::Stream, window::Window};
+use arrayvec::ArrayVec;
 use core::ops::Range;
-use tachyon_kernels::prefetch_read;
+use tachyon_kernels::{
+    Path, crc, prefetch_read,
+    tags::{self, Job},
+};
 use tachyon_policy::Publisher;
 use tachyon_wire::{
-    Endpoint, FrameHeader, Reason, command, crc,
+    Endpoint, FrameHeader, Reason, command,
     frame::{self, AUTHENTICATED, Frame, Lane},
     payload,
-    tag::{self, FrameKey},
+    tag::{self, FrameKey, TAG_BYTES},
 };
 use zerocopy::FromBytes;
 
@@ -67,6 +71,19 @@ pub struct Admitted<'f> {
     pub window: usize,
 }
 
+/// A frame that passed every check that reads and changes nothing, but for its tag if it has one.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<'f> {
+    /// The frame.
+    pub frame: Frame<'f>,
+    session: usize,
+    window: usize,
+    /// Of a frame with a tag: the key under which it has to be right.
+    key: Option<FrameKey>,
+    /// The window does not hold that key yet.
+    key_is_new: bool,
+}
+
 /// A frame that failed one, and whether its sender is entitled to a reply: only once its tag or crc was verified.
 #[derive(Clone, Copy, Debug)]
 pub struct Refused {
@@ -82,6 +99,9 @@ impl From<Reason> for Refused {
     }
 }
 
+/// Frames whose tags are compared together: the kernel gains nothing from more.
+const TAGS: usize = 8;
+
 /// Sessions and their windows in the shards of one worker.
 #[derive(Debug)]
 pub struct Ingress<'a> {
@@ -90,6 +110,7 @@ pub struct Ingress<'a> {
     owned: usize,
     lane: Lane,
     boot: u16,
+    path: Path,
 }
 
 impl<'a> Ingress<'a> {
@@ -100,8 +121,9 @@ impl<'a> Ingress<'a> {
         owned: usize,
         frame_bytes_max: u32,
         boot: u16,
+        path: Path,
     ) -> Self {
-        Self { sessions, windows, owned, lane: Lane { frame_bytes_max, references: false }, boot }
+        Self { sessions, windows, owned, lane: Lane { frame_bytes_max, references: false }, boot, path }
     }
 
     #[inline]
@@ -187,7 +209,7 @@ impl<'a> Ingress<'a> {
         self.lane
     }
 
-    /// Asks the cache for what [`Ingress::admit`] will read of these bytes' session.
+    /// Asks the cache for what [`Ingress::find`] and [`Ingress::settle`] will read of these bytes' session.
     #[inline]
     pub fn prefetch(&self, bytes: &[u8], owned: usize) {
         if let Ok((header, _)) = FrameHeader::ref_from_prefix(bytes) {
@@ -197,19 +219,14 @@ impl<'a> Ingress<'a> {
         }
     }
 
-    /// Checks one frame that came to `shard`'s port from `source`. The worker's `owned`-th shard is that; past all of them,
-    /// it is another worker's.
+    /// Makes every check of one frame, in the wire document's order, up to its crc; a tag is left to
+    /// [`Ingress::check_tags`]. It came to `shard`'s port from `source`. The worker's `owned`-th shard is that; past all of
+    /// them, it is another worker's.
     ///
     /// # Errors
-    /// The first check that failed, in the wire document's order.
+    /// The first check that failed.
     #[inline]
-    pub fn admit<'f>(
-        &mut self,
-        bytes: &'f [u8],
-        shard: u16,
-        owned: usize,
-        source: &Endpoint,
-    ) -> Result<Admitted<'f>, Refused> {
+    pub fn find<'f>(&self, bytes: &'f [u8], shard: u16, owned: usize, source: &Endpoint) -> Result<Found<'f>, Reason> {
         let frame = frame::parse(bytes, &self.lane)?;
         let header = frame.header;
         let slot = self.slot(header.session_id.get());
@@ -217,59 +234,95 @@ impl<'a> Ingress<'a> {
         let known = session.is_open && session.id == header.session_id.get() && session.id != 0;
         frame::check_route(&frame, known && session.by_node)?;
         if header.shard.get() != shard || owned >= self.owned {
-            return Err(Reason::WrongShard.into());
+            return Err(Reason::WrongShard);
         }
         if !known || !(session.pinned.is_none() || session.pinned.pins(source)) {
-            return Err(Reason::NoSession.into());
+            return Err(Reason::NoSession);
         }
         let index = slot * self.owned + owned;
+        let found = Found { frame, session: slot, window: index, key: None, key_is_new: false };
+        if header.flags.get() & AUTHENTICATED != 0 {
+            return Ok(self.with_key(found));
+        }
+        // The crc is what a session without tags needs; where it needs tags, the lack of one is the reason.
+        match (session.tag_required, crc::verify_frame(self.path, &frame)) {
+            (true, _) => Err(Reason::TagRequired),
+            (false, true) => Ok(found),
+            (false, false) => Err(Reason::BadCrc),
+        }
+    }
+
+    /// The key of a frame with a tag: the window's, or one derived for it.
+    #[inline]
+    fn with_key<'f>(&self, found: Found<'f>) -> Found<'f> {
+        let (window, epoch) = (&self.windows[found.window], found.frame.header.epoch.get());
+        if window.key.is_some() && window.epoch == epoch {
+            return Found { key: window.key, ..found };
+        }
+        let session = &self.sessions[found.session];
+        Found { key: Some(tag::derive(&session.master, session.id, epoch)), key_is_new: true, ..found }
+    }
+
+    /// Compares the tags of some frames, all at once. What was refused already, and what has no tag, stays as it is.
+    pub fn check_tags(&self, found: &mut [Result<Found<'_>, Reason>]) {
+        for group in found.chunks_mut(TAGS) {
+            let tags = self.tags(group);
+            let mut tags = tags.iter();
+            for slot in group {
+                if let Ok(Found { frame, key: Some(_), .. }) = slot
+                    && !tags.next().is_some_and(|tag| tags::equal(tag, &frame.header.tag))
+                {
+                    *slot = Err(Reason::BadTag);
+                }
+            }
+        }
+    }
+
+    /// The tags that those of these frames which have one ought to have, in order.
+    fn tags(&self, found: &[Result<Found<'_>, Reason>]) -> [[u8; TAG_BYTES]; TAGS] {
+        let mut jobs: ArrayVec<Job<'_>, TAGS> = ArrayVec::new();
+        for found in found.iter().flatten() {
+            if let Some(key) = &found.key {
+                jobs.push(Job { key, frame: found.frame.bytes });
+            }
+        }
+        let mut tags = [[0; TAG_BYTES]; TAGS];
+        tags::tags(self.path, &jobs, &mut tags);
+        tags
+    }
+
+    /// Admits a frame whose seal was right: moves its session's epoch and window.
+    ///
+    /// # Errors
+    /// The first of the last checks that failed.
+    #[inline]
+    pub fn settle<'f>(&mut self, found: &Found<'f>) -> Result<Admitted<'f>, Refused> {
+        let Found { frame, session, window: index, .. } = *found;
+        let (tagged, epoch, id) = (found.key.is_some(), frame.header.epoch.get(), frame.header.frame_id.get());
         let window = &mut self.windows[index];
-        let tagged = header.flags.get() & AUTHENTICATED != 0;
-        let key = verify(session, window, &frame, tagged)?;
-        follow_epoch(window, header.epoch.get(), key)?;
-        let id = header.frame_id.get();
-        let refused = |reason| Refused { reason, verified: Some((slot, index)) };
+        follow_epoch(window, epoch, tagged, found.key.filter(|_| found.key_is_new))?;
+        let refused = |reason| Refused { reason, verified: Some((session, index)) };
         window.settle(id, tagged).map_err(refused)?;
         if let Err(reason) = payload::check(&frame) {
-            window.mark_refused(header.epoch.get(), id);
+            window.mark_refused(epoch, id);
             return Err(refused(reason));
         }
-        Ok(Admitted { frame, session: slot, window: index })
+        Ok(Admitted { frame, session, window: index })
     }
-}
-
-/// Checks tag or crc; returns the key if it is one the window does not hold yet.
-#[inline]
-fn verify(session: &Session, window: &mut Window, frame: &Frame<'_>, tagged: bool) -> Result<Option<FrameKey>, Reason> {
-    let epoch = frame.header.epoch.get();
-    if !tagged {
-        // The crc is what a session without tags needs; where it needs tags, the lack of one is the reason.
-        return match (session.tag_required, crc::verify(frame)) {
-            (true, _) => Err(Reason::TagRequired),
-            (false, true) => Ok(None),
-            (false, false) => Err(Reason::BadCrc),
-        };
-    }
-    if let Some(key) = &window.key
-        && window.epoch == epoch
-    {
-        return if tag::verify(key, frame) { Ok(None) } else { Err(Reason::BadTag) };
-    }
-    let key = tag::derive(&session.master, session.id, epoch);
-    if tag::verify(&key, frame) { Ok(Some(key)) } else { Err(Reason::BadTag) }
 }
 
 /// Follows the sender to a newer epoch and refuses an older one. Without a tag nobody vouches for the number, so then
-/// only the very next epoch is followed.
+/// only the very next epoch is followed. A frame was found before those ahead of it were settled, so the window may
+/// meanwhile be past its epoch, or hold its new key already.
 #[inline]
-fn follow_epoch(window: &mut Window, epoch: u32, new_key: Option<FrameKey>) -> Result<(), Reason> {
+fn follow_epoch(window: &mut Window, epoch: u32, tagged: bool, new_key: Option<FrameKey>) -> Result<(), Reason> {
     if epoch == window.epoch {
         if new_key.is_some() {
             window.key = new_key;
         }
         return Ok(());
     }
-    if epoch < window.epoch || (new_key.is_none() && epoch != window.epoch + 1) {
+    if epoch < window.epoch || (!tagged && epoch != window.epoch + 1) {
         return Err(Reason::Stale);
     }
     window.restart(epoch, new_key);

@@ -18,11 +18,14 @@ pub mod host;
 pub mod ingress;
 pub mod limits;
 pub mod pressure;
+mod ready;
 pub mod reply;
+mod seal;
 pub mod stream;
 pub mod window;
 pub mod worker;
 
 pub use host::Host;
 pub use limits::{Limits, Memory};
+pub use tachyon_kernels::Path;
 pub use worker::{Work, Worker};

@@ -8,6 +8,7 @@ use crate::{
     window::Window,
 };
 use tachyon_driver_api::Transmit;
+use tachyon_kernels::Path;
 use tachyon_policy::{SenderState, TopicState};
 use tachyon_wire::counters::WorkerStats;
 
@@ -44,6 +45,8 @@ pub struct Limits {
     pub boot: u16,
     /// What to add to a tick to get Unix nanoseconds, for `sent_ns`.
     pub unix_offset_ns: u64,
+    /// Which instructions the loop may use; changes what it costs and nothing else.
+    pub path: Path,
 }
 
 impl Limits {

@@ -124,8 +124,8 @@ pub fn write(
         Some(_) => Some(kept?),
         None => None,
     };
-    let (frame_id, reply_epoch, key) = window.reply.advance(&session.reply_master, session.reply_id);
-    let key = *key;
+    let (frame_id, reply_epoch) = window.reply.advance();
+    let key = window.reply.key(reply_epoch, &session.reply_master, session.reply_id);
     let fields = FrameFields {
         frame_id,
         session_id: session.reply_id,

@@ -24,17 +24,23 @@ impl Stream {
         Self { epoch: u32::from(boot) << 16, ..Self::EMPTY }
     }
 
-    /// Frame id, epoch and key of the next frame. A key never meets one nonce twice: ids only rise, and past the last one of an
+    /// Frame id and epoch of the next frame. A key never meets one nonce twice: ids only rise, and past the last one of an
     /// epoch the next epoch begins.
     #[inline]
-    pub fn advance(&mut self, master: &[u8; 32], session_id: u32) -> (u32, u32, &FrameKey) {
+    pub fn advance(&mut self) -> (u32, u32) {
         if self.next > FRAME_ID_MAX {
             *self = Self { epoch: self.epoch + 1, ..Self::EMPTY };
         }
         let id = self.next;
         self.next += 1;
-        let epoch = self.epoch;
-        (id, epoch, self.key.get_or_insert_with(|| tag::derive(master, session_id, epoch)))
+        (id, self.epoch)
+    }
+
+    /// The key of the session in an epoch; kept for the one in which the stream is.
+    #[inline]
+    pub fn key(&mut self, epoch: u32, master: &[u8; 32], session_id: u32) -> FrameKey {
+        let derived = || tag::derive(master, session_id, epoch);
+        if epoch == self.epoch { *self.key.get_or_insert_with(derived) } else { derived() }
     }
 }
 
@@ -45,11 +51,11 @@ mod tests {
     #[test]
     fn moves_to_the_next_epoch_when_its_ids_are_spent() {
         let mut stream = Stream::of_boot(7);
-        assert_eq!(stream.advance(&[1; 32], 9).0, 1);
+        assert_eq!(stream.advance().0, 1);
         stream.next = FRAME_ID_MAX;
-        let (id, epoch, _) = stream.advance(&[1; 32], 9);
+        let (id, epoch) = stream.advance();
         assert_eq!((id, epoch), (FRAME_ID_MAX, 7 << 16));
-        let (id, epoch, _) = stream.advance(&[1; 32], 9);
+        let (id, epoch) = stream.advance();
         assert_eq!((id, epoch), (1, (7 << 16) + 1));
     }
 }

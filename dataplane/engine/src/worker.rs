@@ -1,23 +1,23 @@
 //! The turn of the loop.
 
 use crate::{
-    egress::{Egress, Hop, LINE_BYTES, Ready, Tokens},
+    egress::{Egress, Hop, LINE_BYTES},
     host::Host,
-    ingress::{Admitted, Ingress, Refused},
+    ingress::{Admitted, Found, Ingress, Refused},
     limits::{Limits, Memory},
     pressure::Pressure,
+    ready::{Ready, Tokens},
     reply::{self, Due, Replies},
 };
 use arrayvec::ArrayVec;
 use tachyon_driver_api::{CompletionBatch, Pool, Received, RxBatch, RxQueue, TxBatch, TxQueue};
 use tachyon_policy::{FrameContext, Inputs, Shards, Tables, Verdict};
 use tachyon_wire::{
-    Endpoint, LINE, Reason,
+    Endpoint, LINE, Message, Reason,
     ack::Map,
     command::{Command, Demand, SHARE_ALL},
     counters::WorkerStats,
     frame::{ACK_WANTED, Frame, MESSAGES_MAX},
-    image::ROUTE_NONE,
 };
 
 /// Commands taken per turn: a control process that talks a lot must not become latency.
@@ -77,24 +77,35 @@ impl<'a, Q: RxQueue + TxQueue, H: Host> Worker<'a, Q, H> {
             streams: memory.streams,
             lane_of: memory.lane_of,
             lanes: memory.lanes,
+            targets: limits.targets_max as usize,
             open: 0,
             ready: Ready::new(memory.ready),
             in_flight: memory.in_flight,
             tokens: Tokens::new(memory.tokens),
             pending: TxBatch::new(),
             submitted: ArrayVec::new(),
+            unsealed: 0,
+            path: limits.path,
             owned,
             frame_bytes_most: FRAME_BYTES_MOST.min(pool.buffer_bytes()),
             boot: limits.boot,
             unix_offset_ns: limits.unix_offset_ns,
         };
         Self {
-            ingress: Ingress::new(memory.sessions, memory.windows, owned, limits.frame_bytes_max, limits.boot),
+            ingress: Ingress::new(
+                memory.sessions,
+                memory.windows,
+                owned,
+                limits.frame_bytes_max,
+                limits.boot,
+                limits.path,
+            ),
             tables: Tables {
                 topics: memory.topics,
                 senders: memory.senders,
                 shards,
                 default_share: SHARE_ALL / u32::from(limits.workers.max(1)),
+                path: limits.path,
             },
             egress,
             replies: Replies::new(memory.nacks),
@@ -143,7 +154,7 @@ impl<'a, Q: RxQueue + TxQueue, H: Host> Worker<'a, Q, H> {
         let Self { host, received, ingress, tables, egress, replies, stats, pool, verdicts, ruleset_version, .. } =
             self;
         let mut demands: ArrayVec<Demand, ASIDE_MAX> = ArrayVec::new();
-        let mut quarantine: ArrayVec<(tachyon_wire::Message, u8), ASIDE_MAX> = ArrayVec::new();
+        let mut quarantine: ArrayVec<(Message, u8), ASIDE_MAX> = ArrayVec::new();
         // Looked at once: another look might see another version.
         let ruleset = host.ruleset().map(tachyon_policy::Verified::ruleset);
         let version = ruleset.map_or(0, |ruleset| ruleset.version);
@@ -319,7 +330,7 @@ struct Burst<'b, 'a, 'r> {
     stats: &'b mut WorkerStats,
     pool: &'b mut Pool,
     demands: &'b mut ArrayVec<Demand, ASIDE_MAX>,
-    quarantine: &'b mut ArrayVec<(tachyon_wire::Message, u8), ASIDE_MAX>,
+    quarantine: &'b mut ArrayVec<(Message, u8), ASIDE_MAX>,
 }
 
 impl Burst<'_, '_, '_> {
@@ -337,20 +348,28 @@ impl Burst<'_, '_, '_> {
             for (item, bytes) in &waiting {
                 self.ingress.prefetch(bytes, self.owned(item.shard).into());
             }
-            for (item, bytes) in waiting.drain(..) {
-                let owned = self.owned(item.shard);
-                match self.ingress.admit(bytes, item.shard, owned.into(), &item.source) {
-                    Ok(admitted) => {
-                        tachyon_policy::prefetch(admitted.frame.messages, self.tables, item.shard);
-                        stage.push((admitted, owned, item));
-                    }
+            let mut found: ArrayVec<Result<Found<'_>, Reason>, STAGE> = ArrayVec::new();
+            for (item, bytes) in &waiting {
+                let frame = self.ingress.find(bytes, item.shard, self.owned(item.shard).into(), &item.source);
+                if let Ok(found) = &frame {
+                    tachyon_policy::prefetch(found.frame.messages, self.tables, item.shard);
+                }
+                found.push(frame);
+            }
+            self.ingress.check_tags(&mut found);
+            for ((item, bytes), found) in waiting.drain(..).zip(&found) {
+                match found
+                    .as_ref()
+                    .map_err(|reason| Refused::from(*reason))
+                    .and_then(|found| self.ingress.settle(found))
+                {
+                    Ok(admitted) => stage.push((admitted, self.owned(item.shard), item)),
                     Err(refused) => self.refuse(&refused, bytes, item),
                 }
             }
-            for (admitted, owned, item) in &stage {
-                self.judge_frame(admitted, *owned, item, verdicts);
+            for (admitted, owned, item) in stage.drain(..) {
+                self.judge_frame(&admitted, owned, item, verdicts);
             }
-            stage.clear();
         }
     }
 
@@ -403,36 +422,54 @@ impl Burst<'_, '_, '_> {
     /// Copies what was accepted onto its routes; returns the first refused message's reason.
     #[inline]
     fn dispatch(&mut self, frame: &Frame<'_>, verdicts: &[Verdict], shard: u16, owned: u16) -> Option<u8> {
-        let now_ns = self.now_ns;
-        let Self { inputs: Inputs { ruleset, .. }, egress, pool, stats, .. } = self;
-        let (mut accepted, mut first_refused) = (0, None);
+        // Messages with a payload in their frame are never only copied.
+        let direct = match &self.inputs.ruleset {
+            Ok(ruleset) if frame.payload.is_empty() => ruleset.direct_routes(),
+            _ => 0,
+        };
+        let (mut others, mut refused, mut first_refused) = (0, 0, None);
         for (message, verdict) in frame.messages.iter().zip(verdicts) {
-            if verdict.reason != 0 {
-                first_refused = first_refused.or(Some(verdict.reason));
+            let route = verdict.plain_route();
+            if route < direct && self.egress.append(owned, route, message) {
                 continue;
             }
-            accepted += 1;
-            if verdict.route == ROUTE_NONE {
-                continue;
-            }
-            let Some((rule, targets)) = ruleset.ok().and_then(|ruleset| ruleset.route(verdict.route)) else { continue };
-            let hop = Hop { now_ns, shard, owned, route: verdict.route, rule };
-            if !frame.payload.is_empty() || verdict.flags & Verdict::DURABLE != 0 {
-                egress.dispatch_rare(hop, targets, frame, message, verdict.flags & Verdict::DURABLE != 0, pool, stats);
+            others += 1;
+            if verdict.is_accepted() {
+                self.dispatch_other(frame, message, *verdict, shard, owned);
             } else {
-                egress.dispatch(hop, targets, message, pool, stats);
+                refused += 1;
+                first_refused = first_refused.or(Some(verdict.reason()));
             }
         }
-        self.stats.counters.messages_accepted += accepted;
+        let counters = &mut self.stats.counters;
+        let (copied, accepted) = (frame.messages.len() as u64 - others, frame.messages.len() as u64 - refused);
+        counters.messages_accepted += accepted;
+        counters.copies_due += copied;
+        counters.copies_held += copied;
         first_refused
+    }
+
+    /// Copies a message that is more than appended to the one open frame of its route.
+    #[inline(never)]
+    fn dispatch_other(&mut self, frame: &Frame<'_>, message: &Message, verdict: Verdict, shard: u16, owned: u16) {
+        let Self { now_ns, inputs, egress, pool, stats, .. } = self;
+        let Some((rule, targets)) = inputs.ruleset.ok().and_then(|ruleset| ruleset.route(verdict.route())) else {
+            return;
+        };
+        let hop = Hop { now_ns: *now_ns, shard, owned, route: verdict.route(), rule };
+        if !frame.payload.is_empty() || verdict.is_durable() {
+            egress.dispatch_rare(hop, targets, frame, message, verdict.is_durable(), pool, stats);
+        } else {
+            egress.dispatch(hop, targets, message, pool, stats);
+        }
     }
 
     #[cold]
     fn count_refused(&mut self, frame: &Frame<'_>, verdicts: &[Verdict]) {
-        for (message, verdict) in frame.messages.iter().zip(verdicts).filter(|(_, verdict)| verdict.reason != 0) {
-            self.stats.counters.messages_refused[usize::from(verdict.reason)] += 1;
-            if verdict.flags & Verdict::QUARANTINE != 0 {
-                let _ = self.quarantine.try_push((*message, verdict.reason));
+        for (message, verdict) in frame.messages.iter().zip(verdicts).filter(|(_, verdict)| !verdict.is_accepted()) {
+            self.stats.counters.messages_refused[usize::from(verdict.reason())] += 1;
+            if verdict.is_quarantined() {
+                let _ = self.quarantine.try_push((*message, verdict.reason()));
             }
         }
     }
@@ -441,7 +478,7 @@ impl Burst<'_, '_, '_> {
     fn keep_nack(&mut self, admitted: &Admitted<'_>, verdicts: &[Verdict], reason: u8, shard: u16, source: Endpoint) {
         let Admitted { frame, session, window } = *admitted;
         let mut accepted = Map::EMPTY;
-        for (index, _) in (0..).zip(verdicts).filter(|(_, verdict)| verdict.reason == 0) {
+        for (index, _) in (0..).zip(verdicts).filter(|(_, verdict)| verdict.is_accepted()) {
             accepted.set(index);
         }
         let (id, epoch) = (frame.header.frame_id.get(), frame.header.epoch.get());

@@ -8,9 +8,11 @@
 #![no_std]
 
 pub mod crc;
+mod ordinary;
 mod path;
 mod prefetch;
 pub mod tags;
 
+pub use ordinary::{MARKED, Marks, Ordinary, ordinary};
 pub use path::Path;
 pub use prefetch::{prefetch_read, prefetch_write};

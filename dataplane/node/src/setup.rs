@@ -32,7 +32,7 @@ use tachyon_config::{NodeFile, Pages, Switch};
 use tachyon_driver_api::Pool;
 use tachyon_driver_arena::{Arena, ArenaConfig};
 use tachyon_driver_uring::{ArenaRegion, UringConfig};
-use tachyon_engine::Limits;
+use tachyon_engine::{Limits, Path};
 use tachyon_segment::{
     StatsSegment, WorkerState,
     handover::{Hello, Listener},
@@ -263,6 +263,7 @@ fn limits(file: &NodeFile, worker: &WorkerPlan, boot: u16, clock: Clock) -> Limi
         fill_window_ns: file.limits.fill_window_ns.into(),
         boot,
         unix_offset_ns: clock.unix_offset_ns(),
+        path: Path::detect(),
     }
 }
 

@@ -86,6 +86,7 @@ fn main() {
         senders: &mut vec![SenderState::default(); senders as usize],
         shards,
         default_share: 65_536,
+        path: tachyon_policy::Path::detect(),
     };
     let mut state = 0x7ac4_0003;
     let frames: Vec<Frame> = (0..FRAMES).map(|_| frame(&mut state, topics, senders)).collect();
@@ -120,7 +121,7 @@ fn round(
         let Frame { publisher, shard, messages } = frame;
         let context = FrameContext { publisher, authenticated: true, shard: *shard, lane_refs_allowed: false };
         govern(&inputs, &context, messages, tables, &mut verdicts, &mut |_| {});
-        refused += verdicts.iter().filter(|verdict| !verdict.accepted()).count();
+        refused += verdicts.iter().filter(|verdict| !verdict.is_accepted()).count();
     }
     assert_eq!(refused, 0);
     refused

@@ -30,6 +30,7 @@ pub fn compile(source: &RulesetSource) -> Result<Vec<u8>, CompileError> {
     for topic in in_order {
         topics.add(topic)?;
     }
+    topics.single_targets_first();
     Ok(write_image(source, &topics, &senders))
 }
 
@@ -124,6 +125,33 @@ impl<'a> Topics<'a> {
         self.rules.resize(slot, TopicRule::default());
         self.rules.push(rule);
         Ok(())
+    }
+
+    /// Numbers routes with one target first, in the order in which topics first took them, so that each of those has its
+    /// target's number: the worker then finds where such a message goes without asking for the route.
+    fn single_targets_first(&mut self) {
+        let single = |rule: &RouteRule| rule.target_count.get() == 1;
+        let mut order: Vec<usize> = (0..self.route_rules.len()).collect();
+        order.sort_by_key(|index| !single(&self.route_rules[*index])); // stable
+        let (rules, targets) = (core::mem::take(&mut self.route_rules), core::mem::take(&mut self.targets));
+        let mut renumbered = vec![0_u32; rules.len()];
+        for (new, old) in (0_u32..).zip(&order) {
+            let rule = rules[*old];
+            let first = rule.first_target.get() as usize;
+            renumbered[*old] = new;
+            self.route_rules.push(RouteRule {
+                route_id: (new + 1).into(),
+                first_target: u32::try_from(self.targets.len()).unwrap_or(u32::MAX).into(),
+                ..rule
+            });
+            self.targets.extend(&targets[first..first + usize::from(rule.target_count.get())]);
+        }
+        // A slot that is not in use stays all zeros.
+        for rule in self.rules.iter_mut().filter(|rule| rule.flags.get() & TOPIC_KNOWN != 0) {
+            if let Some(route) = renumbered.get(rule.route.get() as usize) {
+                rule.route.set(*route);
+            }
+        }
     }
 
     fn group(&mut self, topic_id: u32, set: SetId) -> Result<u16, CompileError> {

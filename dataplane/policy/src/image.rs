@@ -159,6 +159,7 @@ pub struct Verified<T: AsRef<[u8]>> {
     bytes: T,
     version: u64,
     rights_words: usize,
+    direct: u32,
     sections: Sections,
 }
 
@@ -173,7 +174,8 @@ impl<T: AsRef<[u8]>> Verified<T> {
     #[inline]
     #[must_use]
     pub fn ruleset(&self) -> Ruleset<'_> {
-        Ruleset::over(self.bytes.as_ref(), &self.sections, self.version, self.rights_words)
+        let ruleset = Ruleset::over(self.bytes.as_ref(), &self.sections, self.version, self.rights_words);
+        Ruleset { direct: self.direct, ..ruleset }
     }
 
     /// The ruleset's version, from 1.
@@ -201,6 +203,7 @@ pub struct Ruleset<'a> {
     rights_words: usize,
     routes: &'a [RouteRule],
     targets: &'a [Target],
+    direct: u32,
 }
 
 impl fmt::Debug for Ruleset<'_> {
@@ -219,6 +222,7 @@ impl<'a> Ruleset<'a> {
             rights_words,
             routes: records(image, &sections.routes),
             targets: records(image, &sections.targets),
+            direct: 0,
         }
     }
 
@@ -272,6 +276,13 @@ impl<'a> Ruleset<'a> {
         Some((route, run))
     }
 
+    /// The routes below this number have one target each, and it has the route's number.
+    #[inline]
+    #[must_use]
+    pub fn direct_routes(&self) -> u32 {
+        self.direct
+    }
+
     /// Routes of the image.
     #[must_use]
     pub fn routes(&self) -> usize {
@@ -304,8 +315,16 @@ pub fn verify<T: AsRef<[u8]>>(bytes: T, shard_count: u16) -> Result<Verified<T>,
     }
     let (version, rights_words) = (header.version.get(), header.rights_words.get() as usize);
     verify_padding(image, &sections)?;
-    verify_records(&Ruleset::over(image, &sections, version, rights_words))?;
-    Ok(Verified { bytes, version, rights_words, sections })
+    let ruleset = Ruleset::over(image, &sections, version, rights_words);
+    verify_records(&ruleset)?;
+    let direct = direct_routes(&ruleset);
+    Ok(Verified { bytes, version, rights_words, direct, sections })
+}
+
+/// How many of the first routes have one target, with the route's own number.
+fn direct_routes(ruleset: &Ruleset<'_>) -> u32 {
+    let direct = |(index, rule): &(u32, &RouteRule)| rule.first_target.get() == *index && rule.target_count.get() == 1;
+    (0..).zip(ruleset.routes).take_while(direct).fold(0, |count, _| count + 1)
 }
 
 fn verify_header(header: &ImageHeader, shard_count: u16) -> Result<(), ImageError> {

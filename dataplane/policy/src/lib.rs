@@ -26,8 +26,11 @@ mod lease;
 #[cfg(feature = "compile")]
 mod source;
 mod tables;
+mod verdict;
 
-pub use govern::{FrameContext, Inputs, Publisher, Verdict, govern, prefetch};
+pub use govern::{FrameContext, Inputs, Publisher, govern, prefetch};
 pub use image::{Fault, ImageError, Ruleset, Verified, verify};
 pub use lease::set_lease;
 pub use tables::{SHARDS_MAX, SenderState, Shards, TICK_MAX_NS, Tables, TopicState};
+pub use tachyon_kernels::Path;
+pub use verdict::Verdict;

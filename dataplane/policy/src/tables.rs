@@ -5,10 +5,11 @@
 //! `max(tat, now) + period`. Nothing is refilled, so an idle bucket costs nothing, and a clock that runs backwards only
 //! makes buckets look emptier. Times are in 1/16 ns since the clock's start.
 
-use crate::image::Ruleset;
+use crate::{Verdict, image::Ruleset};
+use tachyon_kernels::Path;
 use tachyon_wire::{
     command::{Demand, SHARE_ALL},
-    image::{BUCKET_SPAN_MAX, SenderRule, TICKS_PER_NS},
+    image::{BUCKET_SPAN_MAX, SenderRule, TICKS_PER_NS, TOPIC_DURABLE},
 };
 use zerocopy::{FromZeros, Immutable, KnownLayout, byteorder::little_endian::U32};
 
@@ -30,12 +31,12 @@ pub struct TopicState {
     pub(crate) tat: u64,
     /// The rule's time per message; 0 = no limit.
     pub(crate) period: u64,
-    pub(crate) burst: u32,
-    pub(crate) route: u32,
-    /// Version of the ruleset that the copy was made from; 0 = none.
-    pub(crate) version: u32,
-    pub(crate) group: u16,
-    pub(crate) flags: u16,
+    /// Messages that may pass at once, less the first.
+    pub(crate) more: u32,
+    /// The verdict on a message that passes every check.
+    pub(crate) accept: Verdict,
+    /// Version, group and flags, so that one comparison looks at all of them; see [`TopicState::stamp`].
+    pub(crate) stamp: u64,
 }
 
 /// A sender's quota and bucket, as one worker holds them: half a cache line. All zeros means untouched.
@@ -121,6 +122,8 @@ pub struct Tables<'a> {
     /// Share, in 1/65,536, of every sender's quota that this worker may spend until told otherwise: 65,536 / workers.
     /// Must not change while the tables are in use.
     pub default_share: u32,
+    /// Which instructions the worker's CPU has. Changes no verdict.
+    pub path: Path,
 }
 
 /// The clock in 1/16 ns. It stops at [`TICK_MAX_NS`], so no later sum can wrap.
@@ -129,11 +132,17 @@ pub(crate) fn now(tick_ns: u64) -> u64 {
     tick_ns.min(TICK_MAX_NS) * TICKS_PER_NS
 }
 
-/// Whether a bucket lets one message through. No sum wraps: `now` ≤ 2⁶³ and the span ≤ 2⁶² and a little.
+/// A limited bucket lets one message through if its `tat` is at most this; `more` is its burst less one. No sum wraps: `now` ≤ 2⁶³ and the span ≤ 2⁶² and
+/// a little.
 #[inline]
-pub(crate) fn has_room(tat: u64, period: u64, burst: u32, now: u64) -> bool {
-    let tolerance = u64::from(burst).wrapping_sub(1).wrapping_mul(period);
-    (period == 0) | (tat <= now.wrapping_add(tolerance))
+pub(crate) fn edge(period: u64, more: u32, now: u64) -> u64 {
+    now.wrapping_add(u64::from(more).wrapping_mul(period))
+}
+
+/// Whether a bucket lets one message through.
+#[inline]
+pub(crate) fn has_room(tat: u64, period: u64, more: u32, now: u64) -> bool {
+    (period == 0) | (tat <= edge(period, more, now))
 }
 
 /// The bucket after one message.
@@ -153,6 +162,27 @@ pub(crate) fn span(period: u64, burst: u32) -> u64 {
 }
 
 impl TopicState {
+    /// Bits 0–31 the version of the ruleset that the copy was made from, 0 = none; 32–47 the topic's flags; 48–63 its group.
+    #[inline]
+    pub(crate) const fn stamp(version: u32, flags: u16, group: u16) -> u64 {
+        version as u64 | (flags as u64) << 32 | (group as u64) << 48
+    }
+
+    #[inline]
+    pub(crate) fn version(&self) -> u32 {
+        (self.stamp & 0xffff_ffff) as u32
+    }
+
+    #[inline]
+    pub(crate) fn flags(&self) -> u16 {
+        (self.stamp >> 32 & 0xffff) as u16
+    }
+
+    #[inline]
+    pub(crate) fn group(&self) -> u16 {
+        (self.stamp >> 48) as u16
+    }
+
     /// Copies the rule in force, on the first touch after a swap. Cold: once per topic and version.
     #[cold]
     #[inline(never)]
@@ -162,11 +192,9 @@ impl TopicState {
         *self = Self {
             tat: clamped(self.tat, period, burst, now),
             period,
-            burst,
-            route: rule.route.get(),
-            version,
-            group: rule.group.get(),
-            flags: rule.flags.get(),
+            more: burst.saturating_sub(1),
+            accept: Verdict::accepted(rule.route.get(), rule.flags.get() & TOPIC_DURABLE != 0),
+            stamp: Self::stamp(version, rule.flags.get(), rule.group.get()),
         };
     }
 }

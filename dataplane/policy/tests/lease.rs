@@ -3,8 +3,8 @@
 
 use tachyon_policy::compile::{Durability, Quota, RulesetSource, SenderSource, TopicSource, compile};
 use tachyon_policy::{
-    FrameContext, Inputs, Publisher, Ruleset, SenderState, Shards, Tables, TopicState, Verdict, govern, set_lease,
-    verify,
+    FrameContext, Inputs, Path, Publisher, Ruleset, SenderState, Shards, Tables, TopicState, Verdict, govern,
+    set_lease, verify,
 };
 use tachyon_wire::Message;
 use tachyon_wire::command::{Lease, SHARE_ALL};
@@ -20,7 +20,7 @@ struct Worker {
 impl Worker {
     fn tables(&mut self, default_share: u32) -> Tables<'_> {
         let shards = Shards::new(1, 2, &[0]);
-        Tables { topics: &mut self.topics, senders: &mut self.senders, shards, default_share }
+        Tables { topics: &mut self.topics, senders: &mut self.senders, shards, default_share, path: Path::detect() }
     }
 
     /// How many of `count` messages at this tick pass.
@@ -34,7 +34,7 @@ impl Worker {
         let mut verdicts = [Verdict::default(); 64];
         let mut tables = self.tables(default_share);
         govern(&inputs, &frame, &vec![message; count], &mut tables, &mut verdicts, &mut |_| {});
-        verdicts[..count].iter().filter(|verdict| verdict.accepted()).count() as u64
+        verdicts[..count].iter().filter(|verdict| verdict.is_accepted()).count() as u64
     }
 
     fn lease(&mut self, ruleset: Ruleset<'_>, tick_ns: u64, share: u32, default_share: u32) {

@@ -101,6 +101,7 @@ pub(crate) struct Config {
     pub(crate) subscribers_max: u32,
     pub(crate) targets_max: u32,
     pub(crate) topics_max: u32,
+    pub(crate) path: tachyon_engine::Path,
 }
 
 pub(crate) const BOOT: u16 = 7;
@@ -125,6 +126,7 @@ impl Default for Config {
             subscribers_max: 128,
             targets_max: 512,
             topics_max: 1024,
+            path: tachyon_engine::Path::detect(),
         }
     }
 }
@@ -178,6 +180,7 @@ impl Fabric {
             fill_window_ns: config.fill_window_ns,
             boot: BOOT,
             unix_offset_ns: UNIX_OFFSET,
+            path: config.path,
         };
         let host = TestHost::new(rules.into().map(Rules::verified));
         let memory = Memory::leak(&limits);

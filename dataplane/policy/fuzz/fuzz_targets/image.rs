@@ -36,6 +36,7 @@ fuzz_target!(|data: &[u8]| {
         senders: &mut [SenderState::default(); 4],
         shards: Shards::new(SHARD_COUNT, 16, &[1, 0]),
         default_share: 32_768,
+        path: tachyon_policy::Path::detect(),
     };
     for (turn, tick_ns) in [0, 1_000, 500, u64::MAX].into_iter().enumerate() {
         let inputs = Inputs { tick_ns, ruleset: Ok(ruleset), pressure: u8::try_from(turn).expect("few") };
@@ -54,9 +55,9 @@ fn judge(inputs: &Inputs<'_>, shard: u16, tables: &mut Tables<'_>) {
     let mut verdicts = vec![Verdict::default(); messages.len()];
     prefetch(&messages, tables, shard);
     govern(inputs, &context, &messages, tables, &mut verdicts, &mut |_| {});
-    for (message, verdict) in messages.iter().zip(&verdicts).filter(|(_, verdict)| verdict.accepted()) {
+    for (message, verdict) in messages.iter().zip(&verdicts).filter(|(_, verdict)| verdict.is_accepted()) {
         let rule = inputs.ruleset.expect("usable").topic(message.topic_id.get()).expect("known");
-        assert!(rule.flags.get() & 1 == 1 && rule.route.get() == verdict.route);
+        assert!(rule.flags.get() & 1 == 1 && rule.route.get() == verdict.route());
     }
 }
 

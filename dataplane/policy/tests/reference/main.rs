@@ -1,4 +1,5 @@
-//! `govern` against a second model, verdict by verdict, on more than a million generated messages.
+//! `govern` against a second model, verdict by verdict, on more than a million generated messages and on every path that
+//! this CPU has.
 //!
 //! `TACHYON_SEED` repeats a run; the seed is printed. `TACHYON_MESSAGES` sets how many messages are compared.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
@@ -10,8 +11,8 @@ use model::{Expected, Model, Rules, Word};
 use std::{collections::BTreeMap, env};
 use tachyon_policy::compile::compile;
 use tachyon_policy::{
-    FrameContext, Inputs, Publisher, SenderState, Shards, TICK_MAX_NS, Tables, TopicState, Verdict, Verified, govern,
-    prefetch, set_lease, verify,
+    FrameContext, Inputs, Path, Publisher, SenderState, Shards, TICK_MAX_NS, Tables, TopicState, Verdict, Verified,
+    govern, prefetch, set_lease, verify,
 };
 use tachyon_wire::{
     Message, Reason,
@@ -84,11 +85,13 @@ struct World {
     topics: Vec<TopicState>,
     senders: Vec<SenderState>,
     shards: Shards,
+    path: Path,
 }
 
 impl World {
     fn new(random: &mut Random) -> Self {
         let shards = Shards::new(SHARD_COUNT, TOPIC_SLOTS, &OWNED);
+        let paths: Vec<_> = Path::all().collect();
         let default_share = *random.pick(&[65_536, 32_768, 4_096, 0]);
         let ends = [TICK_MAX_NS - 1_000_000, u64::MAX - 1_000_000];
         let tick_ns = if random.one_in(6) { *random.pick(&ends) } else { random.below(1 << 40) };
@@ -102,6 +105,7 @@ impl World {
             topics: vec![TopicState::default(); shards.topic_states(OWNED.len())],
             senders: vec![SenderState::default(); SENDER_STATES as usize],
             shards,
+            path: *random.pick(&paths),
         };
         world.swap(random);
         world
@@ -129,7 +133,8 @@ impl World {
         }
         let publisher = *random.pick(&self.publishers);
         let shard = if random.one_in(40) { 1 } else { *random.pick(&OWNED) };
-        let count = 1 + random.below(40);
+        // Now and then more than the kernels look at in one go.
+        let count = if random.one_in(50) { 1 + random.below(256) } else { 1 + random.below(40) };
         let messages: Vec<_> = (0..count).map(|_| message(random, &publisher, shard, SHARD_COUNT)).collect();
         let frame = FrameContext {
             publisher: &publisher,
@@ -154,6 +159,7 @@ impl World {
             senders: &mut self.senders,
             shards: self.shards,
             default_share: self.model.default_share,
+            path: self.path,
         };
         set_lease(&inputs, &mut tables, Lease { sender_id: sender_id.into(), share: share.into() });
     }
@@ -169,6 +175,7 @@ impl World {
             senders: &mut self.senders,
             shards: self.shards,
             default_share: self.model.default_share,
+            path: self.path,
         };
         let mut words: Vec<Word> = Vec::new();
         let mut verdicts = vec![Verdict::default(); messages.len()];
@@ -181,7 +188,7 @@ impl World {
             let expected = self.model.judge(rules, self.tick_ns, self.pressure, frame, message, &mut expected_words);
             let given = told(verdict, &inputs);
             assert_eq!(given, expected, "{message:?}\n{frame:?}\n{inputs:?}");
-            let reason = Reason::from_number(verdict.reason).map_or("accepted", Reason::code);
+            let reason = Reason::from_number(verdict.reason()).map_or("accepted", Reason::code);
             *counts.entry(reason).or_default() += 1;
         }
         assert_eq!(words, expected_words, "{frame:?}\n{inputs:?}");
@@ -191,13 +198,13 @@ impl World {
 
 /// A verdict in the model's words: the route by the subscribers it leads to.
 fn told(verdict: &Verdict, inputs: &Inputs<'_>) -> Expected {
-    if let Some(reason) = Reason::from_number(verdict.reason) {
-        assert_eq!(verdict.flags & !Verdict::QUARANTINE, 0);
-        return Expected::Refused { reason, quarantine: verdict.flags & Verdict::QUARANTINE != 0 };
+    if let Some(reason) = Reason::from_number(verdict.reason()) {
+        assert_eq!((verdict.is_accepted(), verdict.is_durable(), verdict.route()), (false, false, ROUTE_NONE));
+        return Expected::Refused { reason, quarantine: verdict.is_quarantined() };
     }
-    assert_eq!((verdict.reason, verdict.flags & !Verdict::DURABLE), (0, 0));
-    let route = inputs.ruleset.unwrap().route(verdict.route);
-    assert_eq!(route.is_none(), verdict.route == ROUTE_NONE);
+    assert!(verdict.is_accepted() && !verdict.is_quarantined());
+    let route = inputs.ruleset.unwrap().route(verdict.route());
+    assert_eq!(route.is_none(), verdict.route() == ROUTE_NONE);
     let subscribers = route.map_or(vec![], |(_, targets)| targets.iter().map(|slot| slot.get()).collect());
-    Expected::Accepted { durable: verdict.flags & Verdict::DURABLE != 0, subscribers }
+    Expected::Accepted { durable: verdict.is_durable(), subscribers }
 }

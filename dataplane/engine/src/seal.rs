@@ -1,0 +1,114 @@
+//! Closes egress frames: numbered one by one when their buffer is queued, sealed some at a time, because tags that are made
+//! together cost half as much.
+
+use crate::{
+    egress::{Egress, Subscriber},
+    ready::Ready,
+    stream::Stream,
+};
+use arrayvec::ArrayVec;
+use core::ops::Range;
+use tachyon_kernels::{
+    Path, crc,
+    tags::{self, Job},
+};
+use tachyon_wire::{
+    FrameHeader, LINE,
+    frame::AUTHENTICATED,
+    tag::{FrameKey, TAG_BYTES},
+};
+use zerocopy::FromBytes;
+
+/// Buffers that are sealed at the latest when there are so many: at 64 KiB each they are still in L2.
+pub(crate) const TOGETHER: usize = 8;
+/// Tags that are made together: the kernel gains nothing from more.
+const TAGS: usize = 8;
+
+/// A numbered frame that wants a tag: which queued buffer it is in, and where.
+struct Numbered {
+    place: usize,
+    range: Range<usize>,
+    key: FrameKey,
+}
+
+impl Egress<'_> {
+    /// Seals the frames of the buffers that were queued since the last time.
+    pub fn seal_queued(&mut self) {
+        let mut numbered: ArrayVec<Numbered, TAGS> = ArrayVec::new();
+        for back in (0..core::mem::take(&mut self.unsealed)).rev() {
+            self.seal_buffer(self.ready.place(back), &mut numbered);
+        }
+        write_tags(self.path, &mut self.ready, &mut numbered);
+    }
+
+    /// Seals a buffer's frames, or leaves them among the numbered until there are enough. `None` where there is nothing to
+    /// seal: a reply has no subscriber, and was sealed when it was written.
+    fn seal_buffer(&mut self, place: usize, numbered: &mut ArrayVec<Numbered, TAGS>) -> Option<()> {
+        let item = self.ready.at_mut(place)?;
+        let flight = self.in_flight.get(item.token as usize)?;
+        let subscriber = self.subscribers.get(flight.subscriber as usize)?;
+        let (length, stride) = (item.len as usize, item.stride.max(1) as usize);
+        if !subscriber.tagged {
+            let bytes = item.buffer.bytes_mut().get_mut(..length)?;
+            bytes.chunks_mut(stride).for_each(|frame| with_crc(self.path, frame));
+            return Some(());
+        }
+        let stream = self.streams.get_mut(flight.stream as usize)?;
+        for start in (0..length).step_by(stride) {
+            let end = length.min(start + stride);
+            let (header, _) = FrameHeader::ref_from_prefix(self.ready.bytes(place, start..end)?).ok()?;
+            let key = stream.key(header.epoch.get(), &subscriber.master, subscriber.session_id);
+            numbered.push(Numbered { place, range: start..end, key });
+            if numbered.is_full() {
+                write_tags(self.path, &mut self.ready, numbered);
+            }
+        }
+        Some(())
+    }
+}
+
+/// Writes the tags of these frames, and forgets them.
+fn write_tags(path: Path, ready: &mut Ready<'_>, numbered: &mut ArrayVec<Numbered, TAGS>) {
+    let tags = made_tags(path, ready, numbered);
+    for (Numbered { place, range, .. }, tag) in numbered.drain(..).zip(&tags) {
+        if let Some(frame) = ready.at_mut(place).and_then(|item| item.buffer.bytes_mut().get_mut(range)) {
+            write_tag(frame, tag);
+        }
+    }
+}
+
+fn made_tags(path: Path, ready: &Ready<'_>, numbered: &[Numbered]) -> [[u8; TAG_BYTES]; TAGS] {
+    let bytes = |frame: &Numbered| ready.bytes(frame.place, frame.range.clone()).unwrap_or(&[0; LINE]);
+    let jobs: ArrayVec<Job<'_>, TAGS> =
+        numbered.iter().map(|frame| Job { key: &frame.key, frame: bytes(frame) }).collect();
+    let mut tags = [[0; TAG_BYTES]; TAGS];
+    tags::tags(path, &jobs, &mut tags);
+    tags
+}
+
+/// Gives a frame its place in the stream.
+pub(crate) fn number(frame: &mut [u8], subscriber: &Subscriber, stream: &mut Stream, sent_ns: u64) {
+    let (frame_id, epoch) = stream.advance();
+    let Ok((header, _)) = FrameHeader::mut_from_prefix(frame) else { return };
+    header.frame_id.set(frame_id);
+    header.session_id.set(subscriber.session_id);
+    header.epoch.set(epoch);
+    header.sent_ns.set(sent_ns);
+    if subscriber.tagged {
+        header.flags.set(header.flags.get() | AUTHENTICATED);
+    }
+}
+
+/// Both fields of the header were zero: it was written for this frame.
+fn with_crc(path: Path, frame: &mut [u8]) {
+    let crc32c = crc::frame_crc(path, frame);
+    if let Ok((header, _)) = FrameHeader::mut_from_prefix(frame) {
+        header.crc32c.set(crc32c);
+    }
+}
+
+fn write_tag(frame: &mut [u8], tag: &[u8; TAG_BYTES]) {
+    if let Ok((header, _)) = FrameHeader::mut_from_prefix(frame) {
+        header.tag = *tag;
+    }
+}
