@@ -1,8 +1,8 @@
 //! Tags of several frames at once.
 //!
-//! AEGIS spends eight AES rounds on every 32 bytes of a frame, and nothing else of note. One frame alone leaves half of
-//! each 256-bit register empty, so frames go two by two, each in its own half. Frames of a call are paired by length; where
-//! a pair differs, the rest of the longer one goes alone, at the cost that it would have had anyway.
+//! AEGIS spends eight AES rounds on every 32 bytes of a frame, and nothing else of note. One frame alone fills a quarter of
+//! a 512-bit register, so frames go four by four, each in its own quarter. The frames of a call are grouped by length; where
+//! a group differs, what is left of the longer ones goes by pairs and alone, at the cost that it would have had anyway.
 
 use crate::path::{Level, Path};
 use tachyon_wire::tag::{FrameKey, TAG_BYTES};
@@ -20,8 +20,8 @@ pub struct Job<'a> {
 }
 
 /// For each job the tag of its frame with `tag` taken as zero, whatever stands there: what
-/// [`tachyon_wire::tag::compute`] says of each. Even numbers are cheapest, then many of one length. Frames whose length is
-/// no multiple of 64 are taken, slowly.
+/// [`tachyon_wire::tag::compute`] says of each. Multiples of four cost least, and calls
+/// whose frames are of one length or sorted, the longest first. Frames whose length is no multiple of 64 are taken, slowly.
 ///
 /// # Panics
 /// If a frame has fewer than 64 bytes, as the twin does, or `out` is shorter than `jobs`.
@@ -35,7 +35,7 @@ pub fn tags(path: Path, jobs: &[Job<'_>], out: &mut [[u8; TAG_BYTES]]) {
         Level::Avx2 => unsafe { aegis::one_by_one(jobs, out) },
         #[cfg(all(target_arch = "x86_64", not(miri)))]
         // SAFETY: as above.
-        Level::Avx512 => unsafe { aegis::by_pairs(jobs, out) },
+        Level::Avx512 => unsafe { aegis::by_fours(jobs, out) },
     }
 }
 

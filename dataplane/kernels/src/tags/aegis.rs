@@ -1,10 +1,12 @@
-//! AEGISMAC-128L in one half of a register, or in both.
+//! AEGISMAC-128L of one, two and four frames in registers of 128, 256 and 512 bits.
 
 use super::Job;
 use core::arch::x86_64::{
-    __m128i, __m256i, _mm_aesenc_si128, _mm_loadu_si128, _mm_set_epi64x, _mm_setzero_si128, _mm_storeu_si128,
+    __m128i, __m256i, __m512i, _mm_aesenc_si128, _mm_loadu_si128, _mm_set_epi64x, _mm_setzero_si128, _mm_storeu_si128,
     _mm_xor_si128, _mm256_aesenc_epi128, _mm256_castsi128_si256, _mm256_castsi256_si128, _mm256_extracti128_si256,
-    _mm256_inserti128_si256, _mm256_setzero_si256, _mm256_xor_si256,
+    _mm256_inserti128_si256, _mm256_loadu_si256, _mm256_permute2x128_si256, _mm256_setzero_si256, _mm256_xor_si256,
+    _mm512_aesenc_epi128, _mm512_castsi256_si512, _mm512_castsi512_si256, _mm512_extracti64x4_epi64,
+    _mm512_inserti64x4, _mm512_setzero_si512, _mm512_shuffle_i64x2, _mm512_xor_si512,
 };
 use tachyon_wire::{
     LINE,
@@ -78,8 +80,9 @@ macro_rules! state {
 
 state!(One, __m128i, "avx2,aes", _mm_aesenc_si128, _mm_xor_si128);
 state!(Two, __m256i, "avx2,vaes", _mm256_aesenc_epi128, _mm256_xor_si256);
+state!(Four, __m512i, "avx512f,vaes", _mm512_aesenc_epi128, _mm512_xor_si512);
 
-/// A job in lines. None has fewer than one.
+/// A job that consists of lines, at least one.
 #[derive(Clone, Copy)]
 struct Lines<'a> {
     key: &'a FrameKey,
@@ -94,6 +97,12 @@ impl<'a> Lines<'a> {
         let (header, rest) = job.frame.split_first_chunk::<LINE>()?;
         let (rest, odd) = rest.as_chunks::<RATE>();
         (odd.is_empty() && rest.len().is_multiple_of(2)).then_some(Self { key: job.key, header, rest })
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn key(&self) -> __m128i {
+        load(&self.key.to_bytes())
     }
 
     /// Four words of the header, as `wire` puts them together.
@@ -130,22 +139,46 @@ pub(super) fn one_by_one(jobs: &[Job<'_>], out: &mut [[u8; TAG_BYTES]]) {
     }
 }
 
-/// Two frames at a time, of lengths as near as there are.
-#[target_feature(enable = "avx2,aes,vaes")]
-pub(super) fn by_pairs(jobs: &[Job<'_>], out: &mut [[u8; TAG_BYTES]]) {
+/// Four frames at a time, of lengths as near as there are, then what remains.
+#[target_feature(enable = "avx512f,avx2,aes,vaes")]
+pub(super) fn by_fours(jobs: &[Job<'_>], out: &mut [[u8; TAG_BYTES]]) {
     for (jobs, out) in jobs.chunks(BATCH).zip(out.chunks_mut(BATCH)) {
-        let order = longest_first(jobs);
-        let (pairs, last) = order[..jobs.len()].as_chunks::<2>();
-        for [long, short] in pairs.iter().map(|pair| pair.map(usize::from)) {
-            [out[long], out[short]] = two(&jobs[long], &jobs[short]);
+        // Mostly all are of one length. Then nothing waits for a sort whose results pass through memory.
+        if jobs.is_sorted_by(|a, b| a.frame.len() >= b.frame.len()) {
+            batch(jobs, out);
+            continue;
         }
-        for last in last.iter().copied().map(usize::from) {
-            out[last] = one(&jobs[last]);
+        let order = longest_first(jobs);
+        let order = &order[..jobs.len()];
+        let (mut sorted, mut tags) = ([jobs[0]; BATCH], [[0; TAG_BYTES]; BATCH]);
+        for (slot, place) in sorted.iter_mut().zip(order) {
+            *slot = jobs[usize::from(*place)];
+        }
+        batch(&sorted[..jobs.len()], &mut tags);
+        for (tag, place) in tags.iter().zip(order) {
+            out[usize::from(*place)] = *tag;
         }
     }
 }
 
-/// The places of a batch's jobs, those of the longest frames first. By insertion: mostly all are of one length.
+/// Jobs in the order of their lengths, the longest first. `out` may be longer.
+#[target_feature(enable = "avx512f,avx2,aes,vaes")]
+fn batch(jobs: &[Job<'_>], out: &mut [[u8; TAG_BYTES]]) {
+    let (fours, rest) = jobs.as_chunks::<4>();
+    let (out, out_rest) = out.split_at_mut(fours.len() * 4);
+    for ([a, b, c, d], out) in fours.iter().zip(out.as_chunks_mut::<4>().0) {
+        *out = four([a, b, c, d]);
+    }
+    match rest {
+        [a] => out_rest[0] = one(a),
+        [a, b] => out_rest[..2].copy_from_slice(&two([a, b])),
+        // Three and one again cost less than two and one.
+        [a, b, c] => out_rest[..3].copy_from_slice(&four([a, b, c, c])[..3]),
+        _ => {}
+    }
+}
+
+/// The places of a batch's jobs, those of the longest frames first; by insertion, for they are few.
 #[inline]
 fn longest_first(jobs: &[Job<'_>]) -> [u8; BATCH] {
     let mut order = [0; BATCH];
@@ -164,7 +197,7 @@ fn longest_first(jobs: &[Job<'_>]) -> [u8; BATCH] {
 #[target_feature(enable = "avx2,aes")]
 fn one(job: &Job<'_>) -> [u8; TAG_BYTES] {
     let Some(lines) = Lines::new(job) else { return tachyon_wire::tag::compute(job.key, job.frame) };
-    let mut state = One::new(load(&lines.key.to_bytes()), lines.nonce(), number(C0), number(C1));
+    let mut state = One::new(lines.key(), lines.nonce(), number(C0), number(C1));
     let [a, b, c] = lines.header();
     state.update(a, b);
     state.update(c, _mm_setzero_si128());
@@ -172,37 +205,80 @@ fn one(job: &Job<'_>) -> [u8; TAG_BYTES] {
     store(state.finish(lines.sizes()))
 }
 
-/// The tags of two frames, the first of which is not the shorter one.
+/// The tags of two frames, the longer one first.
 #[inline]
 #[target_feature(enable = "avx2,aes,vaes")]
-fn two(long: &Job<'_>, short: &Job<'_>) -> [[u8; TAG_BYTES]; 2] {
-    let (Some(x), Some(y)) = (Lines::new(long), Lines::new(short)) else { return [one(long), one(short)] };
-    let keys = both(load(&x.key.to_bytes()), load(&y.key.to_bytes()));
-    let mut state =
-        Two::new(keys, both(x.nonce(), y.nonce()), both(number(C0), number(C0)), both(number(C1), number(C1)));
+fn two(jobs: [&Job<'_>; 2]) -> [[u8; TAG_BYTES]; 2] {
+    let [Some(x), Some(y)] = jobs.map(Lines::new) else { return [one(jobs[0]), one(jobs[1])] };
+    let (c0, c1) = (number(C0), number(C1));
+    let mut state = Two::new(both(x.key(), y.key()), both(x.nonce(), y.nonce()), both(c0, c0), both(c1, c1));
     let ([a, b, c], [d, e, f]) = (x.header(), y.header());
     state.update(both(a, d), both(b, e));
     state.update(both(c, f), _mm256_setzero_si256());
-    for (x, y) in x.rest.iter().zip(y.rest) {
-        let ([a, b], [c, d]) = (blocks(x), blocks(y));
-        state.update(both(a, c), both(b, d));
+    absorb_two(&mut state, [x.rest, y.rest]);
+    halves(state.finish(both(x.sizes(), y.sizes()))).map(|tag| store(tag))
+}
+
+/// The tags of four frames, from the longest to the shortest.
+#[inline]
+#[target_feature(enable = "avx512f,avx2,aes,vaes")]
+fn four(jobs: [&Job<'_>; 4]) -> [[u8; TAG_BYTES]; 4] {
+    let [Some(x), Some(y), Some(z), Some(w)] = jobs.map(Lines::new) else { return jobs.map(|job| one(job)) };
+    let (c0, c1) = (number(C0), number(C1));
+    let keys = all([x.key(), y.key(), z.key(), w.key()]);
+    let nonces = all([x.nonce(), y.nonce(), z.nonce(), w.nonce()]);
+    let mut state = Four::new(keys, nonces, all([c0; 4]), all([c1; 4]));
+    let (x0, y0, z0, w0) = (x.header(), y.header(), z.header(), w.header());
+    state.update(all([x0[0], y0[0], z0[0], w0[0]]), all([x0[1], y0[1], z0[1], w0[1]]));
+    state.update(all([x0[2], y0[2], z0[2], w0[2]]), _mm512_setzero_si512());
+    absorb_four(&mut state, [x.rest, y.rest, z.rest, w.rest]);
+    let tags = state.finish(all([x.sizes(), y.sizes(), z.sizes(), w.sizes()]));
+    let ([a, b], [c, d]) = (halves(lower(tags)), halves(upper(tags)));
+    [store(a), store(b), store(c), store(d)]
+}
+
+/// Four frames as far as the shortest goes, then as two pairs.
+#[inline]
+#[target_feature(enable = "avx512f,avx2,aes,vaes")]
+fn absorb_four(state: &mut Four, [x, y, z, w]: [&[[u8; RATE]]; 4]) {
+    for (((x, y), z), w) in x.iter().zip(y).zip(z).zip(w) {
+        let (front, back) = (join(load_two(x), load_two(y)), join(load_two(z), load_two(w)));
+        state.update(_mm512_shuffle_i64x2::<0x88>(front, back), _mm512_shuffle_i64x2::<0xdd>(front, back));
     }
-    if let Some(more @ [_, ..]) = x.rest.get(y.rest.len()..) {
-        let mut alone = One(state.0.map(|pair| _mm256_castsi256_si128(pair)));
-        absorb(&mut alone, more);
-        for (pair, alone) in state.0.iter_mut().zip(alone.0) {
-            *pair = _mm256_inserti128_si256::<0>(*pair, alone);
+    let common = w.len();
+    if x.len() > common {
+        let mut front = Two(state.0.map(|all| lower(all)));
+        let mut back = Two(state.0.map(|all| upper(all)));
+        absorb_two(&mut front, [&x[common..], &y[common..]]);
+        absorb_two(&mut back, [&z[common..], &[]]);
+        for ((all, front), back) in state.0.iter_mut().zip(front.0).zip(back.0) {
+            *all = join(front, back);
         }
     }
-    let tags = state.finish(both(x.sizes(), y.sizes()));
-    [store(_mm256_castsi256_si128(tags)), store(_mm256_extracti128_si256::<1>(tags))]
+}
+
+/// Two frames as far as the shorter one goes, then the longer one alone.
+#[inline]
+#[target_feature(enable = "avx2,aes,vaes")]
+fn absorb_two(state: &mut Two, [x, y]: [&[[u8; RATE]]; 2]) {
+    for (x, y) in x.iter().zip(y) {
+        let (x, y) = (load_two(x), load_two(y));
+        state.update(_mm256_permute2x128_si256::<0x20>(x, y), _mm256_permute2x128_si256::<0x31>(x, y));
+    }
+    if let Some(more @ [_, ..]) = x.get(y.len()..) {
+        let mut alone = One(state.0.map(|both| _mm256_castsi256_si128(both)));
+        absorb(&mut alone, more);
+        for (both, alone) in state.0.iter_mut().zip(alone.0) {
+            *both = _mm256_inserti128_si256::<0>(*both, alone);
+        }
+    }
 }
 
 #[inline]
 #[target_feature(enable = "avx2,aes")]
 fn absorb(state: &mut One, rest: &[[u8; RATE]]) {
     for block in rest {
-        let [first, second] = blocks(block);
+        let [first, second] = halves(load_two(block));
         state.update(first, second);
     }
 }
@@ -215,9 +291,32 @@ fn both(low: __m128i, high: __m128i) -> __m256i {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn blocks(bytes: &[u8; RATE]) -> [__m128i; 2] {
-    let (blocks, _) = bytes.as_chunks::<16>();
-    [0, 1].map(|at| load(&blocks[at]))
+fn halves(both: __m256i) -> [__m128i; 2] {
+    [_mm256_castsi256_si128(both), _mm256_extracti128_si256::<1>(both)]
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx2")]
+fn all([a, b, c, d]: [__m128i; 4]) -> __m512i {
+    join(both(a, b), both(c, d))
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn join(lower: __m256i, upper: __m256i) -> __m512i {
+    _mm512_inserti64x4::<1>(_mm512_castsi256_si512(lower), upper)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn lower(all: __m512i) -> __m256i {
+    _mm512_castsi512_si256(all)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn upper(all: __m512i) -> __m256i {
+    _mm512_extracti64x4_epi64::<1>(all)
 }
 
 #[inline]
@@ -238,6 +337,13 @@ fn number(number: u128) -> __m128i {
 fn load(block: &[u8; 16]) -> __m128i {
     // SAFETY: the reference covers the 16 bytes that are read, and the load asks for no alignment.
     unsafe { _mm_loadu_si128(block.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_two(blocks: &[u8; RATE]) -> __m256i {
+    // SAFETY: the reference covers the 32 bytes that are read, and the load asks for no alignment.
+    unsafe { _mm256_loadu_si256(blocks.as_ptr().cast()) }
 }
 
 #[inline]
