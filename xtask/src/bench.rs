@@ -1,23 +1,35 @@
 //! `cargo xtask bench`.
 
+mod flame;
+mod instructions;
+mod micro;
 mod middle;
 mod overload;
 mod relay;
 
-use crate::{built, cargo, node, run as run_command};
+use crate::node;
 use anyhow::{Context, Result};
 use clap::Subcommand;
 use serde_json::{Value, json};
-use std::{
-    fs,
-    process::{Command, Stdio},
-};
+use std::{fs, process::Stdio};
+
+pub(crate) use instructions::compare as compare_instructions;
 
 /// What to measure.
 #[derive(Subcommand)]
 pub(crate) enum Bench {
     /// The budget table, stage by stage, ns per message.
     Micro(Words),
+    /// The whole loop: topics, senders, sessions, frame sizes, proofs, working sets, fan-out. `--profile` draws a flame graph.
+    Loop(Words),
+    /// Ruleset swaps as a worker feels them, and what compiling costs.
+    Swap(Words),
+    /// Latency of the internal bus, publisher to subscriber, beside an empty relay.
+    Bus(Words),
+    /// One worker per core, on 1, 2, 4 … cores.
+    Scale(Words),
+    /// Instructions per message against the checked-in baseline; fails at 5 % more.
+    Instructions(instructions::Args),
     /// A node beside relays that only receive and send: messages per CPU-second, and latency at a tenth of the load.
     Relay(relay::Args),
     /// A node that is offered twice and ten times what it can take: what becomes of all of it.
@@ -34,10 +46,12 @@ pub(crate) struct Words {
 
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
-        Bench::Micro(words) => {
-            run_command(&mut cargo(&["build", "--release", "--locked", "--quiet", "-p", "tachyon-micro"]))?;
-            run_command(Command::new(built("tachyon-micro")).args(&words.words))
-        }
+        Bench::Micro(words) => micro::run("table", &words.words),
+        Bench::Loop(words) => micro::run_loop(&words.words),
+        Bench::Swap(words) => micro::run("swap", &words.words),
+        Bench::Bus(words) => micro::run("bus", &words.words),
+        Bench::Scale(words) => micro::run("scale", &words.words),
+        Bench::Instructions(args) => instructions::run(args),
         Bench::Relay(args) => relay::run(args),
         Bench::Overload(args) => overload::run(args),
     }

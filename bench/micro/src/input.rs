@@ -1,7 +1,11 @@
-//! The generated input: a ruleset, sessions, and a ring of frames that can be stamped anew for each pass.
+//! The generated input: rulesets, sessions, and a stock of topics from which frames are made anew for each pass.
 
+use crate::{
+    case::{Case, Choice, Proof},
+    random::{Random, Zipf},
+};
 use std::collections::VecDeque;
-use tachyon_driver_api::Buffer;
+use tachyon_driver_api::{Buffer, Received};
 use tachyon_driver_arena::{Arena, ArenaConfig, Pages};
 use tachyon_policy::{
     Verified,
@@ -10,57 +14,36 @@ use tachyon_policy::{
 };
 use tachyon_wire::{
     Endpoint, FrameHeader, LINE, Message,
-    build::{self, FrameFields, FrameWriter, Seal},
+    build::{self, FrameFields, Seal},
     command,
+    frame::KIND_DATA,
     tag::{self, FrameKey},
 };
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
-/// Messages a frame, as many as fit into 1,472 bytes.
-pub(crate) const MESSAGES: usize = 22;
-/// Bytes of such a frame.
-pub(crate) const FRAME: usize = LINE * (1 + MESSAGES);
-/// Frames in a received buffer: what a GRO buffer of 64 KiB holds.
-pub(crate) const FRAMES: usize = 44;
-/// Shards of the fabric; the one worker owns them all.
-pub(crate) const SHARDS: u16 = 16;
-/// Publishing sessions.
-pub(crate) const SESSIONS: u32 = 256;
-/// Senders of each.
-pub(crate) const SENDERS: u32 = 16;
-/// Destinations, each with a route of its own.
-pub(crate) const DESTINATIONS: u32 = 16;
 /// Bytes of a buffer: what the node file has by default.
 pub(crate) const BUFFER_BYTES: u32 = 67_648;
-/// The epoch of every session.
-const EPOCH: u32 = 1;
 /// Where the frames come from.
 pub(crate) const SOURCE: Endpoint = Endpoint::v4([127, 0, 0, 1], 9);
+/// The epoch of every session.
+const EPOCH: u32 = 1;
+/// Frames in a buffer that introduces sessions.
+const INTRODUCED: u32 = 64;
 
-/// SplitMix64: small, and the same everywhere.
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn below(&mut self, bound: u32) -> u32 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        u32::try_from(((x >> 32) * u64::from(bound)) >> 32).unwrap_or(0)
-    }
-}
-
-/// Every topic known, with rates and quotas that are checked and never reached; `routed` gives each one of 16 routes.
-pub(crate) fn ruleset(topics: u32, routed: bool) -> Verified<Vec<u8>> {
+/// Every topic known, with rates and quotas that are checked and never reached.
+pub(crate) fn source(case: &Case, version: u64) -> RulesetSource {
     let quota = Quota::new(1_000_000_000, 1_000_000_000, 1_000_000_000).expect("a rate that the clock can hold");
+    let group = case.fan_out.max(1);
+    let groups = case.destinations / group;
     let mut sets = vec![vec![], vec![0]];
-    sets.extend((0..DESTINATIONS).map(|slot| vec![slot]));
-    let source = RulesetSource {
-        version: 1,
-        shard_count: SHARDS,
+    sets.extend((0..groups).map(|number| (number * group..(number + 1) * group).collect()));
+    let shards = u32::from(case.place.shards);
+    RulesetSource {
+        version,
+        shard_count: case.place.shards,
         principals: 1,
         sets,
-        topics: (1..topics)
+        topics: (1..case.topics)
             .map(|topic_id| TopicSource {
                 topic_id,
                 quota,
@@ -68,23 +51,42 @@ pub(crate) fn ruleset(topics: u32, routed: bool) -> Verified<Vec<u8>> {
                 quarantine: false,
                 durability: Durability::Volatile,
                 publishers: 1,
-                subscribers: if routed { 2 + (topic_id / u32::from(SHARDS)) % DESTINATIONS } else { 0 },
+                subscribers: if case.fan_out > 0 { 2 + (topic_id / shards) % groups } else { 0 },
             })
             .collect(),
-        senders: (0..SESSIONS * SENDERS).map(|sender_id| SenderSource { sender_id, quota }).collect(),
-    };
-    let image = compile(&source).expect("the ruleset compiles");
-    verify(image, SHARDS).expect("the ruleset is sound")
+        senders: (0..case.senders).map(|sender_id| SenderSource { sender_id, quota }).collect(),
+    }
 }
 
-/// Opens session `number` of [`SESSIONS`].
-pub(crate) fn session(number: u32) -> command::OpenSession {
+/// The source, compiled and verified.
+pub(crate) fn ruleset(case: &Case, version: u64) -> Verified<Vec<u8>> {
+    let image = compile(&source(case, version)).expect("the ruleset compiles");
+    verify(image, case.place.shards).expect("the ruleset is sound")
+}
+
+/// First and last sender of a session. Where there are fewer senders than sessions, neighbours share one.
+pub(crate) fn senders(case: &Case, number: u32) -> (u32, u32) {
+    let start = |number: u32| {
+        let start = u64::from(number) * u64::from(case.senders) / u64::from(case.sessions);
+        u32::try_from(start).unwrap_or(u32::MAX)
+    };
+    (start(number), start(number).max(start(number + 1).saturating_sub(1)))
+}
+
+/// The id of session `number`; its slot in the table is `number`.
+pub(crate) fn session_id(case: &Case, number: u32) -> u32 {
+    case.sessions + number
+}
+
+/// Opens session `number`.
+pub(crate) fn session(case: &Case, number: u32) -> command::OpenSession {
+    let (low, high) = senders(case, number);
     command::OpenSession {
-        session_id: (SESSIONS + number).into(),
-        reply_session_id: (3 * SESSIONS + number).into(),
+        session_id: session_id(case, number).into(),
+        reply_session_id: (3 * case.sessions + number).into(),
         principal: 0.into(),
-        sender_low: (number * SENDERS).into(),
-        sender_high: (number * SENDERS + SENDERS - 1).into(),
+        sender_low: low.into(),
+        sender_high: high.into(),
         epoch_floor: 1.into(),
         class_cap: 0,
         flags: 0,
@@ -100,75 +102,164 @@ fn master(number: u32) -> [u8; 32] {
     master
 }
 
-/// What is received in one pass: buffers full of frames of one shard each.
-pub(crate) struct Ring {
-    templates: Vec<(Vec<u8>, u16)>,
-    tagged: bool,
+/// Draws topics.
+struct Draw {
+    topics: u32,
+    zipf: Option<Zipf>,
+}
+
+impl Draw {
+    fn new(case: &Case) -> Self {
+        let zipf = (case.choice == Choice::Zipf).then(|| Zipf::new(case.topics - 1));
+        Self { topics: case.topics, zipf }
+    }
+
+    /// A topic, from 1. Which topic has which rank is scattered, so that popular ones share neither shard nor line.
+    fn topic(&self, random: &mut Random) -> u32 {
+        /// A prime above the most topics there are, so that the product reaches each once.
+        const SCATTER: u64 = 2_654_435_761;
+        let many = self.topics - 1;
+        match &self.zipf {
+            None => 1 + random.below(many),
+            Some(zipf) => {
+                let rank = u64::from(zipf.draw(random) - 1);
+                1 + u32::try_from(rank * SCATTER % u64::from(many)).unwrap_or(0)
+            }
+        }
+    }
+}
+
+/// Makes what is received: buffers full of frames of one shard each, never the same frame twice.
+///
+/// Topics come from a stock that is far larger than a pass; session and senders are drawn for each frame anew, so that
+/// tables are walked as a real crowd would walk them, and not in a short circle that a cache learns by heart.
+#[derive(Debug)]
+pub(crate) struct Source {
+    case: Case,
+    /// By buffer: its shard, and the topics of its messages.
+    stock: Vec<(u16, Vec<u32>)>,
+    next: usize,
+    random: Random,
     keys: Vec<FrameKey>,
     /// Last frame id by session and shard.
     ids: Vec<u32>,
-    topics: u32,
-    random: Random,
+    /// Messages made so far.
+    pub(crate) offered: u64,
 }
 
-impl Ring {
-    /// `count` buffers' worth of frames.
-    pub(crate) fn new(count: usize, topics: u32, tagged: bool, seed: u64) -> Self {
+impl Source {
+    /// A stock after which topics repeat; a million topics are all met often enough only in a larger one.
+    pub(crate) fn new(case: &Case, seed: u64) -> Self {
+        Self::of(case, seed, if case.topics > 1 << 17 { 4 << 20 } else { 1 << 20 })
+    }
+
+    /// A stock of about so many messages.
+    pub(crate) fn of(case: &Case, seed: u64, messages: usize) -> Self {
+        let key = |number| tag::derive(&master(number), session_id(case, number), EPOCH);
         let mut random = Random(seed);
-        let mut template = |number: usize| {
-            let shard = u16::try_from(number % usize::from(SHARDS)).unwrap_or(0);
-            let mut bytes = vec![0; FRAME * FRAMES];
-            bytes.chunks_mut(FRAME).for_each(|frame| fill(frame, shard, topics, &mut random));
-            (bytes, shard)
-        };
-        let templates = (0..count).map(&mut template).collect();
         Self {
-            templates,
-            tagged,
-            keys: (0..SESSIONS).map(|number| tag::derive(&master(number), SESSIONS + number, EPOCH)).collect(),
-            ids: vec![0; SESSIONS as usize * usize::from(SHARDS)],
-            topics,
+            stock: stock(case, messages.div_ceil(case.per_buffer()), &mut random),
+            next: 0,
+            keys: (0..case.sessions).map(key).collect(),
+            ids: vec![0; case.sessions as usize * usize::from(case.place.shards)],
+            offered: 0,
             random,
+            case: *case,
         }
     }
 
-    /// Gives every frame a new identity, so that no window has seen it, and copies all of them out.
-    pub(crate) fn load(&mut self, spare: &mut Vec<Buffer>, into: &mut VecDeque<(Buffer, u16)>) {
-        for (template, shard) in &mut self.templates {
-            for frame in template.chunks_mut(FRAME) {
-                fill(frame, *shard, self.topics, &mut self.random);
-                let (header, _) = FrameHeader::mut_from_prefix(frame).expect("a frame has a header");
-                let number = (header.session_id.get() - SESSIONS) as usize;
-                let id = &mut self.ids[number * usize::from(SHARDS) + usize::from(*shard)];
-                *id += 1;
-                header.frame_id.set(*id);
-                header.epoch.set(EPOCH);
-                build::seal(frame, if self.tagged { Seal::Tag(&self.keys[number]) } else { Seal::Crc });
+    /// Buffers after which topics repeat.
+    pub(crate) fn buffers(&self) -> usize {
+        self.stock.len()
+    }
+
+    /// Makes the next `count` buffers.
+    pub(crate) fn load(&mut self, count: usize, spare: &mut Vec<Buffer>, into: &mut VecDeque<Received>) {
+        let (bytes, messages) = (self.case.frame_bytes(), self.case.messages);
+        for _ in 0..count {
+            let at = self.next;
+            self.next = (at + 1) % self.stock.len();
+            let (shard, topics) = std::mem::take(&mut self.stock[at]);
+            let mut buffer = spare.pop().expect("as many buffers as are asked for");
+            for (frame, topics) in buffer.bytes_mut().chunks_mut(bytes).zip(topics.chunks(messages)) {
+                let number = self.random.below(self.case.sessions);
+                self.stamp(frame, number, shard, topics);
             }
-            let mut buffer = spare.pop().expect("as many buffers as templates");
-            buffer.bytes_mut()[..template.len()].copy_from_slice(template);
-            into.push_back((buffer, *shard));
+            into.push_back(received(buffer, topics.len() / messages * bytes, bytes, shard));
+            self.stock[at] = (shard, topics);
         }
     }
 
-    /// Messages in a pass.
-    pub(crate) fn messages(&self) -> usize {
-        self.templates.len() * FRAMES * MESSAGES
+    /// Makes buffers with one frame for each session and shard, so that every window and key was used once: what opening a
+    /// session costs is no part of what a message costs. As many as there are spare buffers; false once there are no more.
+    pub(crate) fn introduce(&mut self, at: &mut u32, spare: &mut Vec<Buffer>, into: &mut VecDeque<Received>) -> bool {
+        let bytes = 2 * LINE;
+        let case = self.case;
+        while let Some(shard) = u16::try_from(*at / case.sessions).ok().filter(|shard| *shard < case.place.owned) {
+            let Some(mut buffer) = spare.pop() else { return true };
+            let shard = case.place.first + shard;
+            let first = *at % case.sessions;
+            let last = (first + INTRODUCED).min(case.sessions);
+            let topic = u32::from(case.place.shards + shard);
+            for (number, frame) in (first..last).zip(buffer.bytes_mut().chunks_mut(bytes)) {
+                self.stamp(frame, number, shard, &[topic]);
+            }
+            *at += last - first;
+            into.push_back(received(buffer, (last - first) as usize * bytes, bytes, shard));
+        }
+        !into.is_empty()
+    }
+
+    /// Writes a frame of session `number` with a message for each of these topics, and seals it.
+    fn stamp(&mut self, frame: &mut [u8], number: u32, shard: u16, topics: &[u32]) {
+        let id = &mut self.ids[number as usize * usize::from(self.case.place.shards) + usize::from(shard)];
+        *id += 1;
+        let session_id = session_id(&self.case, number);
+        let fields = FrameFields { frame_id: *id, session_id, shard, epoch: EPOCH, ..FrameFields::default() };
+        let length = |lines: usize| u32::try_from(lines * LINE).unwrap_or(0);
+        let count = u16::try_from(topics.len()).unwrap_or(0);
+        let (header, messages) = FrameHeader::mut_from_prefix(frame).expect("a frame has a header");
+        *header = fields.header(KIND_DATA, count, length(topics.len()));
+        let (low, high) = senders(&self.case, number);
+        let mut message = Message::inline(1, 0, 2, &[1; 32]).expect("an inline payload of 32 bytes");
+        for (line, topic) in messages.chunks_mut(LINE).zip(topics) {
+            message.topic_id.set(*topic);
+            message.sender_id.set(low + self.random.below(high - low + 1));
+            line.copy_from_slice(message.as_bytes());
+        }
+        self.offered += topics.len() as u64;
+        let frame = &mut frame[..LINE * (1 + topics.len())];
+        match self.case.ingress {
+            Proof::Crc => build::seal(frame, Seal::Crc),
+            Proof::Tag => build::seal(frame, Seal::Tag(&self.keys[number as usize])),
+        }
     }
 }
 
-fn fill(frame: &mut [u8], shard: u16, topics: u32, random: &mut Random) {
-    let number = random.below(SESSIONS);
-    let fields = FrameFields { frame_id: 1, session_id: SESSIONS + number, shard, epoch: 1, ..FrameFields::default() };
-    let mut writer = FrameWriter::new(frame, fields);
-    for _ in 0..MESSAGES {
-        let per_shard = topics / u32::from(SHARDS);
-        let topic = (1 + random.below(per_shard - 1)) * u32::from(SHARDS) + u32::from(shard);
-        let sender = number * SENDERS + random.below(SENDERS);
-        let message = Message::inline(topic, sender, 2, &[1; 32]);
-        writer.push(&message.expect("an inline payload of 32 bytes")).expect("22 messages fit");
+/// Topics drawn one by one, each put to the frame of its shard that is being filled: popular topics make busy shards.
+fn stock(case: &Case, wanted: usize, random: &mut Random) -> Vec<(u16, Vec<u32>)> {
+    let owned = case.place.first..case.place.first + case.place.owned;
+    let draw = Draw::new(case);
+    let mut filling = vec![Vec::new(); usize::from(case.place.shards)];
+    let mut stock = Vec::with_capacity(wanted);
+    while stock.len() < wanted {
+        let topic = draw.topic(random);
+        let shard = u16::try_from(topic % u32::from(case.place.shards)).unwrap_or(0);
+        if !owned.contains(&shard) {
+            continue;
+        }
+        let topics: &mut Vec<u32> = &mut filling[usize::from(shard)];
+        topics.push(topic);
+        if topics.len() == case.per_buffer() {
+            stock.push((shard, std::mem::take(topics)));
+        }
     }
-    let _ = writer.finish(Seal::Crc); // sealed anew for each pass
+    stock
+}
+
+fn received(buffer: Buffer, len: usize, stride: usize, shard: u16) -> Received {
+    let number = |bytes: usize| u32::try_from(bytes).unwrap_or(0);
+    Received { buffer, offset: 0, len: number(len), stride: number(stride), shard, source: SOURCE }
 }
 
 /// An arena for `buffers` buffers.

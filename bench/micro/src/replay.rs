@@ -5,15 +5,14 @@ use tachyon_driver_api::{
     Buffer, Completion, CompletionBatch, Pool, QueueStats, Received, RxBatch, RxQueue, TxBatch, TxQueue,
 };
 
-use crate::input::{FRAME, FRAMES, SOURCE};
-
 /// Buffers handed over per call: a busy node's burst.
-const PER_CALL: usize = 4;
+pub(crate) const PER_CALL: usize = 4;
 
 /// Prepared input, and output that is dropped.
+#[derive(Debug)]
 pub(crate) struct Replay {
     /// What is still to be received.
-    pub(crate) input: VecDeque<(Buffer, u16)>,
+    pub(crate) input: VecDeque<Received>,
     /// Buffers to prepare the next pass in: one out of the worker's pool for each that was handed over.
     pub(crate) spare: Vec<Buffer>,
     done: VecDeque<Completion>,
@@ -27,13 +26,9 @@ impl Replay {
 
 impl RxQueue for Replay {
     fn rx_burst(&mut self, pool: &mut Pool, into: &mut RxBatch) -> usize {
-        let length = u32::try_from(FRAME * FRAMES).unwrap_or(0);
-        let stride = u32::try_from(FRAME).unwrap_or(0);
         let count = PER_CALL.min(self.input.len()).min(pool.free());
         self.spare.extend((0..count).filter_map(|_| pool.get()));
-        for (buffer, shard) in self.input.drain(..count) {
-            into.push(Received { buffer, offset: 0, len: length, stride, shard, source: SOURCE });
-        }
+        into.extend(self.input.drain(..count));
         count
     }
 

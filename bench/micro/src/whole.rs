@@ -2,49 +2,38 @@
 
 use crate::{
     allocations,
-    input::{self, DESTINATIONS, Ring, SENDERS, SESSIONS, SHARDS},
+    case::{Case, Proof, WorkingSet},
+    flush::flush,
+    input::{self, Source},
     median,
     replay::Replay,
 };
-use std::{collections::VecDeque, time::Instant};
-use tachyon_driver_api::Pool;
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tachyon_driver_api::{Pool, RxQueue, TxQueue};
 use tachyon_engine::{Host, Limits, Memory, Worker};
 use tachyon_policy::Verified;
 use tachyon_wire::{
     Endpoint, Message, Reason,
     command::{AddSubscriber, Command, Demand},
-    counters::WorkerStats,
+    counters::{Counters, WorkerStats},
 };
 
-/// Buffers received in a pass: 256 KiB of frames, which is what the io_uring driver keeps posted and reuses.
-pub(crate) const BUFFERS: usize = 4;
 /// Buffers of the worker: enough for every destination and shard to have one open and one in flight.
-const POOL: usize = 1_024;
-/// Passes before the first that counts.
-const WARM_UP: usize = 3;
+pub(crate) const POOL: usize = 1_024;
+/// Messages of a pass over a ring that stays in L2; over another ring a pass is once around.
+const PASS: usize = 1 << 18;
 
-/// What the loop does.
-#[derive(Clone, Copy)]
-pub(crate) struct Case {
-    /// Frames come with tags, not crcs.
-    pub(crate) tagged_in: bool,
-    /// Frames leave with tags.
-    pub(crate) tagged_out: bool,
-    /// Topics have a subscriber.
-    pub(crate) routed: bool,
-}
-
-/// What it came to.
-pub(crate) struct Figure {
-    /// Nanoseconds per message.
-    pub(crate) ns: f64,
-    /// Allocator calls in all timed passes.
-    pub(crate) allocations: u64,
-}
-
-/// A host that holds one ruleset and keeps the last ledgers.
+/// A host that holds one of some rulesets and keeps no ledgers.
+#[derive(Debug)]
 pub(crate) struct Bench {
-    ruleset: Verified<Vec<u8>>,
+    /// The rulesets there are.
+    pub(crate) rulesets: Arc<Vec<Verified<Vec<u8>>>>,
+    /// Which of them is in force.
+    pub(crate) current: usize,
     commands: VecDeque<Command>,
 }
 
@@ -52,7 +41,7 @@ impl Host for Bench {
     type Image = Vec<u8>;
 
     fn ruleset(&mut self) -> Result<&Verified<Vec<u8>>, Reason> {
-        Ok(&self.ruleset)
+        self.rulesets.get(self.current).ok_or(Reason::RulesetUnavailable)
     }
 
     fn command(&mut self) -> Option<Command> {
@@ -70,31 +59,27 @@ impl Host for Bench {
     }
 }
 
-/// The instructions the loop may use.
-pub(crate) fn path() -> tachyon_engine::Path {
-    tachyon_engine::Path::detect()
-}
-
 /// The limits of the bench's worker.
-pub(crate) fn limits(topics: u32) -> Limits {
-    static OWNED: [u16; SHARDS as usize] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+pub(crate) fn limits(case: &Case) -> Limits {
+    let place = case.place;
+    let shards: Vec<u16> = (place.first..place.first + place.owned).collect();
     Limits {
         worker: 0,
-        workers: 1,
-        shard_count: SHARDS,
-        shards: &OWNED,
-        sessions_max: SESSIONS,
-        topics_max: topics,
-        senders_max: SESSIONS * SENDERS,
-        subscribers_max: DESTINATIONS,
-        targets_max: DESTINATIONS,
+        workers: place.workers,
+        shard_count: place.shards,
+        shards: shards.leak(),
+        sessions_max: case.sessions,
+        topics_max: case.topics,
+        senders_max: case.senders,
+        subscribers_max: case.destinations,
+        targets_max: case.destinations,
         buffers: u32::try_from(POOL).unwrap_or(0),
         receive_buffers: 0,
         frame_bytes_max: 1_472,
         fill_window_ns: 5_000,
         boot: 1,
         unix_offset_ns: 0,
-        path: path(),
+        path: case.path(),
     }
 }
 
@@ -104,7 +89,7 @@ fn subscriber(slot: u32, tagged: bool) -> AddSubscriber {
         worker: 0.into(),
         tagged: u8::from(tagged),
         reserved: 0,
-        session_id: (10_000 + slot).into(),
+        session_id: (1 << 20 | slot).into(),
         credit: 64.into(),
         frame_bytes_max: 1_472.into(),
         endpoint: Endpoint::v4([127, 0, 0, 1], 40_000),
@@ -112,17 +97,20 @@ fn subscriber(slot: u32, tagged: bool) -> AddSubscriber {
     }
 }
 
-/// A worker with its sessions and subscribers open, and nothing received yet.
-pub(crate) fn worker(topics: u32, case: Case) -> Worker<'static, Replay, Bench> {
-    let mut arena = input::arena(BUFFERS + POOL);
-    let mut take = |count| arena.take(count).expect("the arena is large enough");
-    let queue = Replay::new(take(BUFFERS));
-    let pool = Pool::new(take(POOL));
+/// A worker over any queue, with its sessions and subscribers open and nothing received yet. The one place that makes
+/// workers here, and so the one where a choice between the loop's code paths belongs.
+pub(crate) fn worker<Q: RxQueue + TxQueue>(
+    case: &Case,
+    rulesets: Arc<Vec<Verified<Vec<u8>>>>,
+    pool: Pool,
+    queue: Q,
+) -> Worker<'static, Q, Bench> {
     let mut commands: VecDeque<Command> =
-        (0..SESSIONS).map(|number| Command::OpenSession(input::session(number))).collect();
-    commands.extend((0..DESTINATIONS).map(|slot| Command::AddSubscriber(subscriber(slot, case.tagged_out))));
-    let host = Bench { ruleset: input::ruleset(topics, case.routed), commands };
-    let limits = limits(topics);
+        (0..case.sessions).map(|number| Command::OpenSession(input::session(case, number))).collect();
+    let tagged = case.egress == Proof::Tag;
+    commands.extend((0..case.destinations).map(|slot| Command::AddSubscriber(subscriber(slot, tagged))));
+    let limits = limits(case);
+    let host = Bench { rulesets, current: 0, commands };
     let mut worker = Worker::new(limits.clone(), Memory::leak(&limits), pool, queue, host);
     while !worker.host().commands.is_empty() {
         worker.poll(0);
@@ -130,34 +118,179 @@ pub(crate) fn worker(topics: u32, case: Case) -> Worker<'static, Replay, Bench> 
     worker
 }
 
-/// Median time of a pass through the ring, per message.
-pub(crate) fn measure(topics: u32, seed: u64, passes: usize, case: Case) -> Figure {
-    let mut worker = worker(topics, case);
-    let mut ring = Ring::new(BUFFERS, topics, case.tagged_in, seed);
-    let mut figures = Vec::new();
-    let mut allocated = 0;
-    let start = Instant::now();
-    for pass in 0..WARM_UP + passes {
-        let queue = worker.queue();
-        ring.load(&mut queue.spare, &mut queue.input);
-        let (calls, begun) = (allocations::calls(), Instant::now());
-        loop {
-            let now = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            let idle = worker.poll(now).idle && worker.queue().input.is_empty();
-            if idle && worker.stats().counters.copies_held == 0 {
-                break;
+/// What the time of a turn is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Clock {
+    /// Real.
+    Since(Instant),
+    /// Made up, and the same in every run: so many nanoseconds.
+    Steps(u64),
+}
+
+impl Clock {
+    /// The time now.
+    pub(crate) fn tick(&mut self) -> u64 {
+        /// About what a turn of four full buffers takes.
+        const TURN_NS: u64 = 40_000;
+        match self {
+            Self::Since(start) => u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX),
+            Self::Steps(now) => {
+                *now += TURN_NS;
+                *now
             }
         }
-        let spent = begun.elapsed();
-        if pass >= WARM_UP {
-            allocated += allocations::calls() - calls;
-            figures.push(spent.as_secs_f64() * 1e9 / ring.messages() as f64);
+    }
+}
+
+/// A worker with the input of its case.
+#[derive(Debug)]
+pub(crate) struct Loop {
+    pub(crate) worker: Worker<'static, Replay, Bench>,
+    pub(crate) source: Source,
+    pub(crate) clock: Clock,
+    case: Case,
+}
+
+impl Loop {
+    /// Every window, key and topic was used before this returns.
+    pub(crate) fn new(case: &Case, seed: u64, rulesets: Arc<Vec<Verified<Vec<u8>>>>, clock: Clock) -> Self {
+        Self::with(case, Source::new(case, seed), rulesets, clock, case.ring())
+    }
+
+    /// The same with input of the caller's, and `ring` buffers to receive it in.
+    pub(crate) fn with(
+        case: &Case,
+        source: Source,
+        rulesets: Arc<Vec<Verified<Vec<u8>>>>,
+        clock: Clock,
+        ring: usize,
+    ) -> Self {
+        let mut arena = input::arena(ring + POOL);
+        let mut take = |count| arena.take(count).expect("the arena is large enough");
+        let queue = Replay::new(take(ring));
+        let pool = Pool::new(take(POOL));
+        let worker = worker(case, rulesets, pool, queue);
+        let mut new = Self { worker, source, clock, case: *case };
+        let mut at = 0;
+        while new.introduce(&mut at) {
+            new.drain();
+        }
+        for _ in 0..new.source.buffers().div_ceil(ring) {
+            new.load(ring);
+            new.drain();
+        }
+        new
+    }
+
+    fn introduce(&mut self, at: &mut u32) -> bool {
+        let queue = self.worker.queue();
+        self.source.introduce(at, &mut queue.spare, &mut queue.input)
+    }
+
+    /// Prepares the next `count` buffers, and puts them where the case wants them.
+    pub(crate) fn load(&mut self, count: usize) {
+        let queue = self.worker.queue();
+        self.source.load(count, &mut queue.spare, &mut queue.input);
+        if self.case.working_set == WorkingSet::Dram {
+            queue.input.iter().for_each(|item| flush(&item.buffer.bytes()[..item.len as usize]));
         }
     }
-    let counters = &worker.stats().counters;
-    let offered = (ring.messages() * (WARM_UP + passes)) as u64;
+
+    /// Takes back what was prepared, but for the first `count` buffers.
+    pub(crate) fn keep(&mut self, count: usize) {
+        let queue = self.worker.queue();
+        let rest = count.min(queue.input.len())..;
+        for item in queue.input.drain(rest) {
+            queue.spare.push(item.buffer);
+            self.source.offered -= self.case.per_buffer() as u64;
+        }
+    }
+
+    /// Turns until everything prepared was received, and everything accepted was sent. A function of its own, so that a
+    /// profile shows what is measured apart from what prepares it.
+    #[inline(never)]
+    pub(crate) fn drain(&mut self) {
+        loop {
+            let idle = self.worker.poll(self.clock.tick()).idle && self.worker.queue().input.is_empty();
+            if idle && self.worker.stats().counters.copies_held == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Turns until everything prepared was received, and the time that took.
+    pub(crate) fn timed(&mut self) -> Duration {
+        let begun = Instant::now();
+        self.drain();
+        begun.elapsed()
+    }
+
+    /// How a pass is cut: so many rounds, each of as many buffers as are in use at a time.
+    pub(crate) fn rounds(&self) -> (usize, usize) {
+        let ring = self.case.ring();
+        if self.case.working_set == WorkingSet::L2 {
+            ((PASS / self.case.per_buffer()).div_ceil(ring).max(1), ring)
+        } else {
+            (1, ring)
+        }
+    }
+
+    /// A pass: nanoseconds per message, and allocator calls in what was timed.
+    pub(crate) fn pass(&mut self) -> (f64, u64) {
+        let (rounds, buffers) = self.rounds();
+        let (mut spent, mut allocated) = (Duration::ZERO, 0);
+        for _ in 0..rounds {
+            self.load(buffers);
+            let calls = allocations::calls();
+            spent += self.timed();
+            allocated += allocations::calls() - calls;
+        }
+        let messages = rounds * buffers * self.case.per_buffer();
+        (spent.as_secs_f64() * 1e9 / messages as f64, allocated)
+    }
+
+    /// Holds what the worker counted against what it was given.
+    ///
+    /// # Panics
+    /// Something is not accounted for: then the time it took means nothing.
+    pub(crate) fn check(&self) {
+        let counters = &self.worker.stats().counters;
+        check(counters, self.source.offered, self.case.fan_out);
+        assert_eq!(self.worker.buffers_missing(), 0, "no buffer was lost");
+    }
+}
+
+/// Holds ledgers against `offered` messages.
+pub(crate) fn check(counters: &Counters, offered: u64, fan_out: u32) {
     assert_eq!(counters.unaccounted(), [0; 3], "the ledgers add up");
     assert_eq!(counters.messages_accepted, offered, "every message was accepted");
-    assert_eq!(counters.copies_given, if case.routed { offered } else { 0 }, "every copy was sent");
-    Figure { ns: median(figures), allocations: allocated }
+    assert_eq!(counters.copies_given, offered * u64::from(fan_out), "every copy was sent");
+}
+
+/// What a case came to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Figure {
+    /// Nanoseconds per message, the median of all passes.
+    pub(crate) ns: f64,
+    /// The fastest pass.
+    pub(crate) least: f64,
+    /// The slowest.
+    pub(crate) most: f64,
+    /// Allocator calls in all timed passes.
+    pub(crate) allocations: u64,
+}
+
+/// Runs a case.
+pub(crate) fn measure(case: &Case, seed: u64, passes: usize) -> Figure {
+    let rulesets = Arc::new(vec![input::ruleset(case, 1)]);
+    let mut whole = Loop::new(case, seed, rulesets, Clock::Since(Instant::now()));
+    let passes: Vec<(f64, u64)> = (0..passes).map(|_| whole.pass()).collect();
+    whole.check();
+    let figures: Vec<f64> = passes.iter().map(|(ns, _)| *ns).collect();
+    Figure {
+        least: figures.iter().copied().fold(f64::INFINITY, f64::min),
+        most: figures.iter().copied().fold(0.0, f64::max),
+        ns: median(figures),
+        allocations: passes.iter().map(|(_, allocations)| allocations).sum(),
+    }
 }
