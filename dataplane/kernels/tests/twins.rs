@@ -50,6 +50,14 @@ fn crcs_of_every_length_of_lines() {
 }
 
 #[test]
+fn crcs_of_payloads_longer_than_frames() {
+    let bytes = noise(11, 70_000);
+    for len in (17_300..17_700).step_by(7).chain([65_536, 70_000]) {
+        check_crc(&bytes[len % 5..len]);
+    }
+}
+
+#[test]
 fn crcs_of_lengths_that_no_frame_has() {
     let bytes = noise(8, 1024);
     for len in 0..=bytes.len() {

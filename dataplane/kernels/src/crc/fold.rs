@@ -15,28 +15,37 @@ pub(super) const fn key(bits: u32) -> [i64; 2] {
 }
 
 /// xⁿ modulo the polynomial.
-const fn power(n: u32) -> u32 {
+pub(super) const fn power(n: u32) -> u32 {
     let mut power: u32 = 1 << 31;
     let mut exponent = 0;
     while exponent < n {
-        power = power >> 1 ^ if power & 1 == 1 { POLYNOMIAL } else { 0 };
+        power = times_x(power);
         exponent += 1;
     }
     power
 }
 
+pub(super) const fn times_x(power: u32) -> u32 {
+    power >> 1 ^ if power & 1 == 1 { POLYNOMIAL } else { 0 }
+}
+
 /// The crc goes on over bytes that fill no line. `crc` is the bare remainder, not yet inverted.
 #[inline]
 #[target_feature(enable = "sse4.2")]
-pub(super) fn finish(mut crc: u32, rest: &[u8]) -> u32 {
+pub(super) fn finish(crc: u32, rest: &[u8]) -> u32 {
     let (words, bytes) = rest.as_chunks::<8>();
-    for word in words {
-        crc = word_crc(crc, u64::from_le_bytes(*word));
-    }
+    let mut crc = words_crc(crc, words);
     for byte in bytes {
         crc = _mm_crc32_u8(crc, *byte);
     }
     !crc
+}
+
+/// The crc goes on over words.
+#[inline]
+#[target_feature(enable = "sse4.2")]
+pub(super) fn words_crc(crc: u32, words: &[[u8; 8]]) -> u32 {
+    words.iter().fold(crc, |crc, word| word_crc(crc, u64::from_le_bytes(*word)))
 }
 
 /// The crc goes on over eight bytes.
