@@ -3,6 +3,8 @@
 //! AEGIS spends eight AES rounds on every 32 bytes of a frame, and nothing else of note. One frame alone fills a quarter of
 //! a 512-bit register, so frames go four by four, each in its own quarter. The frames of a call are grouped by length; where
 //! a group differs, what is left of the longer ones goes by pairs and alone, at the cost that it would have had anyway.
+//! Of frames of 22 messages one costs 104 ns alone, 55 in a pair and 44 among four (3.0 GHz Xeon; the program that says so
+//! is `examples/kernels_cost.rs`).
 
 use crate::path::{Level, Path};
 use tachyon_wire::tag::{FrameKey, TAG_BYTES};
@@ -20,8 +22,8 @@ pub struct Job<'a> {
 }
 
 /// For each job the tag of its frame with `tag` taken as zero, whatever stands there: what
-/// [`tachyon_wire::tag::compute`] says of each. Multiples of four cost least, and calls
-/// whose frames are of one length or sorted, the longest first. Frames whose length is no multiple of 64 are taken, slowly.
+/// [`tachyon_wire::tag::compute`] says of each. Multiples of four cost least, and calls whose frames are of one length or
+/// sorted, the longest first. Frames whose length is no multiple of 64 are taken, slowly.
 ///
 /// # Panics
 /// If a frame has fewer than 64 bytes, as the twin does, or `out` is shorter than `jobs`.

@@ -13,7 +13,7 @@ use tachyon_wire::{
     tag::{FrameKey, TAG_BYTES},
 };
 
-/// Jobs that are paired with each other.
+/// Jobs that are sorted together.
 const BATCH: usize = 16;
 /// What one update absorbs.
 const RATE: usize = 32;
@@ -45,8 +45,9 @@ macro_rules! state {
                 state
             }
 
-            /// Absorbs two blocks. They enter as round keys, not by a later exclusive or: that takes them and one more
-            /// step out of the longest chain of a round.
+            /// Absorbs two blocks. They enter as round keys, and the old block is added to the result: so what leads
+            /// from a block to its successor is one exclusive or, not that and a round, and a frame alone is bound by
+            /// how many rounds start each cycle, not by how long each takes.
             #[inline]
             #[target_feature(enable = $features)]
             fn update(&mut self, first: $vector, second: $vector) {
