@@ -131,7 +131,8 @@ impl Input {
 fn checks(case: &Case, seed: u64, passes: usize) -> f64 {
     let limits = whole::limits(case);
     let memory = Memory::leak(&Limits { topics_max: 1_024, ..limits.clone() });
-    let mut ingress = Ingress::new(memory.sessions, memory.windows, limits.owned(), limits.frame_bytes_max, 1, limits.path);
+    let mut ingress =
+        Ingress::new(memory.sessions, memory.windows, limits.owned(), limits.frame_bytes_max, 1, limits.path);
     (0..case.sessions).for_each(|number| ingress.open(&input::session(case, number)));
     let mut input = Input::new(case, seed);
     let mut admit = |input: &Input| {
@@ -166,7 +167,8 @@ fn judge(case: &Case, seed: u64, passes: usize) -> f64 {
     let limits = whole::limits(case);
     let memory = Memory::leak(&limits);
     let shards = Shards::new(limits.shard_count, case.topics, limits.shards);
-    let mut tables = Tables { topics: memory.topics, senders: memory.senders, shards, default_share: 65_536, path: limits.path };
+    let mut tables =
+        Tables { topics: memory.topics, senders: memory.senders, shards, default_share: 65_536, path: limits.path };
     let verified = input::ruleset(case, 1);
     let inputs = Inputs { tick_ns: 1_000_000_000, ruleset: Ok(verified.ruleset()), pressure: 0 };
     let mut input = Input::new(case, seed);

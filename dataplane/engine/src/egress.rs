@@ -7,7 +7,8 @@ use crate::{
 };
 use arrayvec::ArrayVec;
 use tachyon_driver_api::{Buffer, Completion, CompletionBatch, Pool, Transmit, TxBatch, TxQueue};
-use tachyon_kernels::Path;
+use tachyon_kernels::{Path, prefetch_write};
+use tachyon_policy::Verdict;
 use tachyon_wire::{
     Endpoint, LINE, Message, Reason,
     build::FrameFields,
@@ -117,10 +118,11 @@ impl Lane {
     #[inline(always)]
     fn append(&mut self, message: &Message) -> bool {
         let (at, end) = (self.end as usize, self.end + LINE_BYTES);
-        let bytes = self.buffer.as_mut().map(Buffer::bytes_mut).and_then(|bytes| bytes.get_mut(at..at + LINE));
-        match bytes {
-            Some(bytes) if end <= self.frame_limit => {
-                bytes.copy_from_slice(message.as_bytes());
+        let Some(bytes) = self.buffer.as_mut().map(Buffer::bytes_mut) else { return false };
+        match bytes.get_mut(at..at + LINE) {
+            Some(line) if end <= self.frame_limit => {
+                line.copy_from_slice(message.as_bytes());
+                prefetch_write(bytes, at + 2 * LINE);
                 self.end = end;
                 true
             }
@@ -230,12 +232,26 @@ impl Egress<'_> {
         }
     }
 
-    /// Copies one accepted message onto a direct route, one whose only target has its number; false if there is no open
-    /// frame with room for it, and then nothing happened. The caller counts.
+    /// Copies accepted messages onto direct routes, those whose only target has their number, up to the first message that
+    /// is another verdict's or route's or finds no open frame with room; returns how many. The caller counts.
+    #[inline]
+    pub fn append_all(&mut self, owned: u16, direct: u32, messages: &[Message], verdicts: &[Verdict]) -> usize {
+        let row = usize::from(owned) * self.targets;
+        let lane_of = self.lane_of.get(row..row + self.targets.min(direct as usize)).unwrap_or_default();
+        for (count, (message, verdict)) in messages.iter().zip(verdicts).enumerate() {
+            let Some(index) = lane_of.get(verdict.plain_route() as usize) else { return count };
+            // A closed lane's index is past all lanes.
+            if !self.lanes.get_mut(*index as usize).is_some_and(|lane| lane.append(message)) {
+                return count;
+            }
+        }
+        messages.len()
+    }
+
+    /// Copies one message to a target; false if there is no open frame with room for it, and then nothing happened.
     #[inline(always)]
-    pub fn append(&mut self, owned: u16, route: u32, message: &Message) -> bool {
-        let entry = usize::from(owned) * self.targets + route as usize;
-        // A closed lane's index is past all lanes.
+    fn append(&mut self, owned: u16, target: u32, message: &Message) -> bool {
+        let entry = usize::from(owned) * self.targets + target as usize;
         let index = self.lane_of.get(entry).map_or(CLOSED, |index| *index);
         self.lanes.get_mut(index as usize).is_some_and(|lane| lane.append(message))
     }

@@ -30,13 +30,24 @@ pub struct Window {
     pub key: Option<FrameKey>,
     /// An ack is due at the end of this burst.
     pub ack_due: bool,
-    /// Settled frames, bit `id % 1024`.
-    seen: [u64; WORDS],
-    /// Frames in which a message was refused, bit `id % 1024`.
-    refused: [u64; WORDS],
+    /// Frame `id` is bit `id % 64` of word `id / 64 % 16`.
+    frames: [Frames; WORDS],
 }
 
-const _: () = assert!(core::mem::offset_of!(Window, seen) == 64);
+/// What the window knows of 64 frames, side by side, so that settling one touches one line.
+#[derive(Clone, Copy, Debug)]
+struct Frames {
+    /// Settled.
+    seen: u64,
+    /// A message in it was refused.
+    refused: u64,
+}
+
+impl Frames {
+    const NONE: Self = Self { seen: 0, refused: 0 };
+}
+
+const _: () = assert!(core::mem::offset_of!(Window, frames) == 64);
 
 impl Window {
     /// A window that saw nothing.
@@ -45,8 +56,7 @@ impl Window {
         top: 0,
         cumulative: 0,
         key: None,
-        seen: [0; WORDS],
-        refused: [0; WORDS],
+        frames: [Frames::NONE; WORDS],
         ack_due: false,
         reply: Stream::EMPTY,
     };
@@ -56,7 +66,7 @@ impl Window {
     pub fn prefetch(windows: &[Self], index: usize, id: u32) {
         prefetch_read(windows, index);
         if let Some(window) = windows.get(index) {
-            prefetch_read(&window.seen, word(id));
+            prefetch_read(&window.frames, word(id));
         }
     }
 
@@ -89,7 +99,7 @@ impl Window {
         } else if self.is_seen(id) {
             return Err(Reason::Replay);
         }
-        self.seen[word(id)] |= bit(id);
+        self.frames[word(id)].seen |= bit(id);
         Ok(())
     }
 
@@ -98,7 +108,7 @@ impl Window {
     #[inline]
     pub fn mark_refused(&mut self, epoch: u32, id: u32) {
         if epoch == self.epoch && self.top.checked_sub(id).is_some_and(|behind| behind < WINDOW) {
-            self.refused[word(id)] |= bit(id);
+            self.frames[word(id)].refused |= bit(id);
         }
     }
 
@@ -106,12 +116,11 @@ impl Window {
     fn advance(&mut self, id: u32) {
         let step = id - self.top;
         if step >= WINDOW {
-            self.seen = [0; WORDS];
-            self.refused = [0; WORDS];
+            self.frames = [Frames::NONE; WORDS];
         } else {
             for gone in self.top + 1..=id {
-                self.seen[word(gone)] &= !bit(gone);
-                self.refused[word(gone)] &= !bit(gone);
+                let frames = &mut self.frames[word(gone)];
+                *frames = Frames { seen: frames.seen & !bit(gone), refused: frames.refused & !bit(gone) };
             }
         }
         self.top = id;
@@ -119,7 +128,7 @@ impl Window {
 
     #[inline]
     fn is_seen(&self, id: u32) -> bool {
-        self.seen[word(id)] & bit(id) != 0
+        self.frames[word(id)].seen & bit(id) != 0
     }
 
     /// Whether a frame of this epoch is settled, by being seen or by having left the window.
@@ -131,7 +140,7 @@ impl Window {
     /// Whether a message of this frame was refused, as far as the window remembers.
     #[must_use]
     pub fn is_refused(&self, id: u32) -> bool {
-        id <= self.top && self.top - id < WINDOW && self.refused[word(id)] & bit(id) != 0
+        id <= self.top && self.top - id < WINDOW && self.frames[word(id)].refused & bit(id) != 0
     }
 
     /// Every frame up to the returned one is settled.

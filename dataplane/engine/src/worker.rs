@@ -427,23 +427,21 @@ impl Burst<'_, '_, '_> {
             Ok(ruleset) if frame.payload.is_empty() => ruleset.direct_routes(),
             _ => 0,
         };
-        let (mut others, mut refused, mut first_refused) = (0, 0, None);
-        for (message, verdict) in frame.messages.iter().zip(verdicts) {
-            let route = verdict.plain_route();
-            if route < direct && self.egress.append(owned, route, message) {
-                continue;
-            }
-            others += 1;
+        let (mut copied, mut refused, mut first_refused, mut at) = (0, 0, None, 0);
+        loop {
+            let run = self.egress.append_all(owned, direct, &frame.messages[at..], &verdicts[at..]);
+            (copied, at) = (copied + run as u64, at + run);
+            let (Some(message), Some(verdict)) = (frame.messages.get(at), verdicts.get(at)) else { break };
             if verdict.is_accepted() {
                 self.dispatch_other(frame, message, *verdict, shard, owned);
             } else {
                 refused += 1;
                 first_refused = first_refused.or(Some(verdict.reason()));
             }
+            at += 1;
         }
         let counters = &mut self.stats.counters;
-        let (copied, accepted) = (frame.messages.len() as u64 - others, frame.messages.len() as u64 - refused);
-        counters.messages_accepted += accepted;
+        counters.messages_accepted += frame.messages.len() as u64 - refused;
         counters.copies_due += copied;
         counters.copies_held += copied;
         first_refused
