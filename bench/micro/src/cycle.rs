@@ -72,7 +72,8 @@ pub(crate) fn print_targets(targets: &[Value]) {
         let reached = if target["reached"] == true { "reached" } else { "MISSED" };
         let name = target["name"].as_str().unwrap_or_default();
         let value = target["value"].as_f64().unwrap_or(f64::NAN);
-        println!("{reached:<8} {name:<58} {value:>10.2}, at most {}", target["limit"]);
+        let relation = target["relation"].as_str().unwrap_or_default();
+        println!("{reached:<8} {name:<58} {value:>10.2}, {relation} {}", target["limit"]);
     }
 }
 

@@ -25,6 +25,8 @@ use zerocopy::{FromBytes, IntoBytes};
 pub(crate) const BUFFER_BYTES: u32 = 67_648;
 /// Where the frames come from.
 pub(crate) const SOURCE: Endpoint = Endpoint::v4([127, 0, 0, 1], 9);
+/// Bytes at the start of each payload in which a publisher can leave a mark.
+pub(crate) const MARK: usize = 8;
 /// The epoch of every session.
 const EPOCH: u32 = 1;
 /// Frames in a buffer that introduces sessions.
@@ -139,6 +141,8 @@ pub(crate) struct Source {
     /// By buffer: its shard, and the topics of its messages.
     stock: Vec<(u16, Vec<u32>)>,
     next: usize,
+    /// Frames that were taken singly out of the next buffer.
+    taken: usize,
     random: Random,
     keys: Vec<FrameKey>,
     /// Last frame id by session and shard.
@@ -160,6 +164,7 @@ impl Source {
         Self {
             stock: stock(case, messages.div_ceil(case.per_buffer()), &mut random),
             next: 0,
+            taken: 0,
             keys: (0..case.sessions).map(key).collect(),
             ids: vec![0; case.sessions as usize * usize::from(case.place.shards)],
             offered: 0,
@@ -183,7 +188,7 @@ impl Source {
             let mut buffer = spare.pop().expect("as many buffers as are asked for");
             for (frame, topics) in buffer.bytes_mut().chunks_mut(bytes).zip(topics.chunks(messages)) {
                 let number = self.random.below(self.case.sessions);
-                self.stamp(frame, number, shard, topics);
+                self.stamp(frame, number, shard, topics, 0);
             }
             into.push_back(received(buffer, topics.len() / messages * bytes, bytes, shard));
             self.stock[at] = (shard, topics);
@@ -202,7 +207,7 @@ impl Source {
             let last = (first + INTRODUCED).min(case.sessions);
             let topic = u32::from(case.place.shards + shard);
             for (number, frame) in (first..last).zip(buffer.bytes_mut().chunks_mut(bytes)) {
-                self.stamp(frame, number, shard, &[topic]);
+                self.stamp(frame, number, shard, &[topic], 0);
             }
             *at += last - first;
             into.push_back(received(buffer, (last - first) as usize * bytes, bytes, shard));
@@ -210,8 +215,30 @@ impl Source {
         !into.is_empty()
     }
 
+    /// Makes the next single frame, of `messages` messages that all carry `mark`; its bytes and its shard.
+    pub(crate) fn frame(&mut self, buffer: &mut [u8], messages: usize, mark: u64) -> (usize, u16) {
+        let at = self.next;
+        let (shard, topics) = std::mem::take(&mut self.stock[at]);
+        let number = self.random.below(self.case.sessions);
+        let messages = &topics[self.taken..][..messages];
+        self.stamp(buffer, number, shard, messages, mark);
+        let bytes = LINE * (1 + messages.len());
+        self.taken += messages.len();
+        if self.taken + messages.len() > topics.len() {
+            (self.next, self.taken) = ((at + 1) % self.stock.len(), 0);
+        }
+        self.stock[at] = (shard, topics);
+        (bytes, shard)
+    }
+
+    /// Makes a received buffer of one frame with one message.
+    pub(crate) fn single(&mut self, mut buffer: Buffer) -> Received {
+        let (bytes, shard) = self.frame(buffer.bytes_mut(), 1, 0);
+        received(buffer, bytes, bytes, shard)
+    }
+
     /// Writes a frame of session `number` with a message for each of these topics, and seals it.
-    fn stamp(&mut self, frame: &mut [u8], number: u32, shard: u16, topics: &[u32]) {
+    fn stamp(&mut self, frame: &mut [u8], number: u32, shard: u16, topics: &[u32], mark: u64) {
         let id = &mut self.ids[number as usize * usize::from(self.case.place.shards) + usize::from(shard)];
         *id += 1;
         let session_id = session_id(&self.case, number);
@@ -221,7 +248,9 @@ impl Source {
         let (header, messages) = FrameHeader::mut_from_prefix(frame).expect("a frame has a header");
         *header = fields.header(KIND_DATA, count, length(topics.len()));
         let (low, high) = senders(&self.case, number);
-        let mut message = Message::inline(1, 0, 2, &[1; 32]).expect("an inline payload of 32 bytes");
+        let mut payload = [1; 32];
+        payload[..MARK].copy_from_slice(&mark.to_le_bytes());
+        let mut message = Message::inline(1, 0, 2, &payload).expect("an inline payload of 32 bytes");
         for (line, topic) in messages.chunks_mut(LINE).zip(topics) {
             message.topic_id.set(*topic);
             message.sender_id.set(low + self.random.below(high - low + 1));

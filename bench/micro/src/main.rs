@@ -8,6 +8,7 @@
 
 #[expect(unsafe_code, reason = "an allocator cannot be counted otherwise")]
 mod allocations;
+mod bus;
 mod case;
 mod cycle;
 #[expect(unsafe_code, reason = "no cache can be flushed otherwise")]
@@ -18,7 +19,9 @@ mod machine;
 mod random;
 mod replay;
 mod rows;
+mod scale;
 mod stages;
+mod swap;
 mod table;
 mod whole;
 
@@ -45,6 +48,27 @@ enum Task {
     Row {
         #[command(flatten)]
         case: case::Case,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Ruleset swaps under full load: what the adopting burst and the millisecond after it take longer.
+    Swap {
+        #[command(flatten)]
+        args: swap::Args,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Latency from publisher to subscriber through rings in memory, beside an empty relay.
+    Bus {
+        #[command(flatten)]
+        args: bus::Args,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// One worker per core, on 1, 2, 4 … cores.
+    Scale {
+        #[command(flatten)]
+        args: scale::Args,
         #[command(flatten)]
         common: Common,
     },
@@ -98,6 +122,13 @@ fn main() -> ExitCode {
             alone();
             cycle::one(&case, &common)
         }
+        Task::Swap { args, common } => {
+            alone();
+            swap::run(args, &common);
+            Ok(())
+        }
+        Task::Bus { args, common } => bus::run(args, &common),
+        Task::Scale { args, common } => scale::run(args, &common),
         Task::Instructions { case, args, seed } => instructions::run(&case, args, seed),
     };
     match result {

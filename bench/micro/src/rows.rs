@@ -106,6 +106,9 @@ const RATIOS: &[(&str, &str, &str, f64)] = &[
     ("65,536 sessions with cold keys against 256, tag -> tag", "65,536 sessions, tag -> tag", "tag -> tag", 1.5),
 ];
 
+/// The least that `n` cores shall do, by `n` times one.
+pub(crate) const EFFICIENCY: f64 = 0.85;
+
 /// The row of this name.
 fn find(rows: &[Value], name: &str) -> Option<f64> {
     rows.iter().find(|row| row["name"] == name)?["ns_per_message"].as_f64()

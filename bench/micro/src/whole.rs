@@ -90,7 +90,7 @@ fn subscriber(slot: u32, tagged: bool) -> AddSubscriber {
         tagged: u8::from(tagged),
         reserved: 0,
         session_id: (1 << 20 | slot).into(),
-        credit: 64.into(),
+        credit: 256.into(),
         frame_bytes_max: 1_472.into(),
         endpoint: Endpoint::v4([127, 0, 0, 1], 40_000),
         master: [slot.to_le_bytes()[0]; 32],
@@ -148,7 +148,7 @@ pub(crate) struct Loop {
     pub(crate) worker: Worker<'static, Replay, Bench>,
     pub(crate) source: Source,
     pub(crate) clock: Clock,
-    case: Case,
+    pub(crate) case: Case,
 }
 
 impl Loop {
