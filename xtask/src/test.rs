@@ -1,21 +1,23 @@
 //! `cargo xtask test`.
 
-use crate::{cargo, demo};
+use crate::{bench, cargo, demo};
 use anyhow::Result;
 
 /// What to leave out.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Leaves out the model checking and the demo, which need builds of their own.
+    /// Leaves out the model checking, the demo and the instruction counts, which need builds of their own.
     #[arg(long)]
     quick: bool,
 }
 
 /// Every crate's tests, then the lock-free structures under a model checker, then the whole of it: both processes, the
-/// load generator and real traffic, which passes only if everything is accounted for.
+/// load generator and real traffic, which passes only if everything is accounted for; and what a message may cost in
+/// instructions, where there is something to count them with.
 pub(crate) fn run(args: &Args) -> Result<()> {
     if !args.quick {
         demo::run(&demo::Args { yes: true, json: true })?;
+        bench::compare_instructions()?;
         // Loom replaces the atomics, so these are builds of their own; in release, or the search takes minutes.
         for package in ["tachyon-driver-mem", "tachyon-segment"] {
             let words = ["test", "--locked", "--release", "--target-dir", "target/loom", "-p", package, "--lib"];

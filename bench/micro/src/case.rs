@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 use serde_json::{Value, json};
-use tachyon_engine::Path;
+use tachyon_engine::{Path, window::Window};
 use tachyon_wire::LINE;
 
 /// Bytes of frames in a received buffer at most: 44 frames of 22 messages, what a GRO buffer of 64 KiB holds.
@@ -163,6 +163,16 @@ impl Case {
         Path::parse(name).unwrap_or(Path::SCALAR)
     }
 
+    /// The case with as many shards for the worker as half of `memory` bytes can hold: windows alone are 320 bytes for each
+    /// session and shard. A row says how many it had.
+    pub(crate) fn fitted(mut self, memory: u64) -> Self {
+        let windows = |owned: u16| self.sessions as usize * usize::from(owned) * size_of::<Window>();
+        while self.place.owned > 1 && windows(self.place.owned) as u64 > memory / 2 {
+            self.place.owned /= 2;
+        }
+        self
+    }
+
     /// Bytes of a frame.
     pub(crate) fn frame_bytes(&self) -> usize {
         LINE * (1 + self.messages)
@@ -223,5 +233,32 @@ impl Case {
         .into_iter()
         .flat_map(|(name, value)| [name.to_owned(), value])
         .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_machine_gets_fewer_shards() {
+        let crowd = Case { sessions: 65_536, ..Case::BASE };
+        assert_eq!(crowd.fitted(16 << 30).place.owned, 16);
+        assert_eq!(crowd.fitted(400 << 20).place.owned, 8);
+        assert_eq!(crowd.fitted(0).place.owned, 1);
+    }
+
+    #[test]
+    fn cases_that_cannot_run_are_named() {
+        assert_eq!(Case::BASE.fault(), None);
+        assert!(Case { fan_out: 3, ..Case::BASE }.fault().is_some_and(|fault| fault.contains("--fan-out")));
+        assert!(Case { sessions: 100, ..Case::BASE }.fault().is_some());
+    }
+
+    #[test]
+    fn buffers_hold_what_the_kernel_would_merge() {
+        assert_eq!((Case::BASE.frames(), Case::BASE.ring()), (44, 4));
+        let single = Case { messages: 1, ..Case::BASE };
+        assert_eq!((single.frames(), single.ring()), (64, 32));
     }
 }

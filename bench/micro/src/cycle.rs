@@ -112,6 +112,7 @@ pub(crate) fn one(case: &Case, common: &Common) -> Result<(), String> {
     if let Some(fault) = case.fault() {
         return Err(fault.to_owned());
     }
+    let case = &case.fitted(machine::memory_bytes());
     let figure = whole::measure(case, common.seed, common.passes());
     let mut row = case.json();
     row["ns_per_message"] = figure.ns.into();
@@ -137,5 +138,7 @@ fn print(row: &Value) {
         .as_f64()
         .map_or(String::new(), |target| format!("{target:>10.0}  {}", if ns <= target { "reached" } else { "missed" }));
     let name = row["name"].as_str().unwrap_or_default();
-    println!("{name:<34}{ns:>8.1}{:>16.0}{:>10.1}{verdict}", number("messages_per_second"), number("ns_fastest_pass"));
+    let fewer = if row["shards_owned"] == row["shards"] { "" } else { "  with fewer shards: memory is short" };
+    let (rate, fastest) = (number("messages_per_second"), number("ns_fastest_pass"));
+    println!("{name:<34}{ns:>8.1}{rate:>16.0}{fastest:>10.1}{verdict}{fewer}");
 }

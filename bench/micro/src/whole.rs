@@ -294,3 +294,48 @@ pub(crate) fn measure(case: &Case, seed: u64, passes: usize) -> Figure {
         allocations: passes.iter().map(|(_, allocations)| allocations).sum(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::case::Choice;
+
+    /// What a figure rests on: all that was offered was received, accepted and sent on, and counted so.
+    #[test]
+    fn every_kind_of_case_adds_up() {
+        let base = Case { topics: 1_024, sessions: 16, senders: 4, ..Case::BASE };
+        let cases = [
+            base,
+            Case { choice: Choice::Zipf, messages: 8, ..base },
+            Case { ingress: Proof::Tag, messages: 1, ..base },
+            Case { egress: Proof::Tag, fan_out: 4, ..base },
+            Case { fan_out: 0, destinations: 1, ..base },
+            Case { fan_out: 16, ..base },
+            base.fitted(0),
+        ];
+        for case in cases {
+            let rulesets = Arc::new(vec![input::ruleset(&case, 1)]);
+            let source = Source::of(&case, 3, 8 * case.per_buffer());
+            let mut whole = Loop::with(&case, source, rulesets, Clock::Steps(0), 8);
+            let before = whole.source.offered;
+            whole.load(8);
+            whole.keep(5);
+            whole.drain();
+            whole.check();
+            assert_eq!(whole.source.offered - before, 5 * case.per_buffer() as u64, "{case:?}");
+        }
+    }
+
+    #[test]
+    fn each_session_is_introduced_once_in_each_shard() {
+        let case = Case { topics: 1_024, sessions: 256, ..Case::BASE };
+        let (mut source, mut at, mut frames) = (Source::of(&case, 3, 1), 0, 0);
+        let mut spare = input::arena(4).take(4).expect("the arena is large enough");
+        let mut into = VecDeque::new();
+        while source.introduce(&mut at, &mut spare, &mut into) {
+            frames += into.iter().map(|item| item.len / item.stride).sum::<u32>();
+            spare.extend(into.drain(..).map(|item| item.buffer));
+        }
+        assert_eq!(frames, 256 * 16);
+    }
+}

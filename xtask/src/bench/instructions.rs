@@ -44,7 +44,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let (report, faults) = judge(&counted, &baseline()?);
     if args.json {
-        println!("{}", json!({ "cases": report, "machine": counted["machine"], "reached": faults.is_empty() }));
+        println!(
+            "{}",
+            json!({ "cases": report, "machine": counted["machine"], "compared": !report.is_empty(), "reached": faults.is_empty() })
+        );
     } else {
         print(&report);
     }
