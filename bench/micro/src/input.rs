@@ -16,7 +16,7 @@ use tachyon_wire::{
     Endpoint, FrameHeader, LINE, Message,
     build::{self, FrameFields, Seal},
     command,
-    frame::KIND_DATA,
+    frame::{KIND_DATA, KIND_HEARTBEAT},
     tag::{self, FrameKey},
 };
 use zerocopy::{FromBytes, IntoBytes};
@@ -237,7 +237,15 @@ impl Source {
         received(buffer, bytes, bytes, shard)
     }
 
-    /// Writes a frame of session `number` with a message for each of these topics, and seals it.
+    /// Makes a received buffer of one frame without a message.
+    pub(crate) fn heartbeat(&mut self, mut buffer: Buffer) -> Received {
+        let number = self.random.below(self.case.sessions);
+        let shard = self.case.place.first;
+        self.stamp(buffer.bytes_mut(), number, shard, &[], 0);
+        received(buffer, LINE, LINE, shard)
+    }
+
+    /// Writes a frame of session `number` with a message for each of these topics, or a heartbeat, and seals it.
     fn stamp(&mut self, frame: &mut [u8], number: u32, shard: u16, topics: &[u32], mark: u64) {
         let id = &mut self.ids[number as usize * usize::from(self.case.place.shards) + usize::from(shard)];
         *id += 1;
@@ -246,7 +254,8 @@ impl Source {
         let length = |lines: usize| u32::try_from(lines * LINE).unwrap_or(0);
         let count = u16::try_from(topics.len()).unwrap_or(0);
         let (header, messages) = FrameHeader::mut_from_prefix(frame).expect("a frame has a header");
-        *header = fields.header(KIND_DATA, count, length(topics.len()));
+        let kind = if topics.is_empty() { KIND_HEARTBEAT } else { KIND_DATA };
+        *header = fields.header(kind, count, length(topics.len()));
         let (low, high) = senders(&self.case, number);
         let mut payload = [1; 32];
         payload[..MARK].copy_from_slice(&mark.to_le_bytes());

@@ -1,8 +1,8 @@
 //! `swap`: a new ruleset as a worker feels it, and what making one costs the control process.
 //!
 //! Two things are told apart. *Adopting* is what the worker does in the burst that first sees the new version: it is measured
-//! with a burst of a single message, where nothing else weighs. *Refreshing* is what each topic and sender costs when it is
-//! touched for the first time after that: it shows in full bursts and in the millisecond that follows.
+//! with a burst of one heartbeat, which has no message. *Refreshing* is what each topic and sender costs when it is touched
+//! for the first time after that: it shows with a burst of one message, in full bursts, and in the millisecond that follows.
 
 use crate::{
     Common,
@@ -14,6 +14,7 @@ use crate::{
 };
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Instant};
+use tachyon_driver_api::{Buffer, Received};
 use tachyon_policy::{Verified, compile::compile, verify};
 
 /// Rulesets that take turns. A worker only asks whether a version is another one than before, so old ones may come back;
@@ -30,14 +31,14 @@ const LOAD_NS: f64 = 1e6;
 /// What `swap` takes beside the rest.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Swaps per number of topics; half of them meet a burst of one message, half a full one.
+    /// Swaps per number of topics; a third of them meet a burst of a heartbeat, of one message, and a full one each.
     #[arg(long, default_value_t = 10_000)]
     swaps: usize,
 }
 
 /// Measures and prints.
 pub(crate) fn run(args: Args, common: &Common) {
-    let swaps = if common.quick { args.swaps / 10 } else { args.swaps }.max(2);
+    let swaps = if common.quick { args.swaps / 10 } else { args.swaps }.max(3);
     let machine = machine::describe();
     if !common.json {
         println!("{swaps} swaps under full load at each size, ns, seed {}", common.seed);
@@ -66,10 +67,14 @@ pub(crate) fn run(args: Args, common: &Common) {
 /// What was seen, by kind.
 #[derive(Debug, Default)]
 struct Seen {
-    /// Bursts of one message that met no swap: what the clock and the machine add by themselves.
+    /// Bursts of a heartbeat that met no swap: what the clock and the machine add by themselves.
     calm: Vec<f64>,
-    /// Bursts of one message that adopted.
+    /// Bursts of a heartbeat that adopted.
     adopting: Vec<f64>,
+    /// Bursts of one message that met no swap.
+    calm_message: Vec<f64>,
+    /// Bursts of one message that adopted.
+    message: Vec<f64>,
     /// Full bursts that adopted.
     burst: Vec<f64>,
     /// Full bursts of the millisecond after a swap together.
@@ -94,11 +99,12 @@ fn at(topics: u32, swaps: usize, seed: u64) -> Value {
     whole.check();
     let counted = whole.worker.stats().counters.ruleset_swaps - swapped;
     assert_eq!(counted, swaps as u64, "the worker saw every swap");
-    let calm = median(seen.calm.clone());
+    let (calm, calm_message) = (median(seen.calm.clone()), median(seen.calm_message.clone()));
     json!({
         "topics": topics, "swaps": swaps, "ordinary_burst_ns": median(seen.ordinary.clone()),
-        "messages_per_burst": case.ring() * case.per_buffer(), "single_message_burst_ns": calm,
+        "messages_per_burst": case.ring() * case.per_buffer(), "heartbeat_burst_ns": calm, "single_message_burst_ns": calm_message,
         "no_swap_ns": spread(&seen.calm, calm), "adopting_ns": spread(&seen.adopting, calm),
+        "single_message_ns": spread(&seen.message, calm_message),
         "full_burst_ns": spread(&seen.burst, 0.0), "following_millisecond_ns": spread(&seen.millisecond, 0.0),
         "compile_ms": compile_ms, "verify_ms": verify_ms, "image_bytes": bytes,
     })
@@ -111,21 +117,34 @@ fn block_of(whole: &mut Loop, swaps: usize, seen: &mut Seen) {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bursts in a millisecond")]
     let following = (LOAD_NS / ordinary).ceil() as usize;
     for number in 0..swaps {
-        seen.calm.push(single(whole));
-        full(whole); // so that the next burst finds the caches as the last one did
-        let host = whole.worker.host();
-        host.current = (host.current + 1) % host.rulesets.len();
-        let adopts_single = number % 2 == 0;
-        if adopts_single {
-            seen.adopting.push(single(whole));
-        } else {
-            seen.burst.push(full(whole) - ordinary);
+        match number % 3 {
+            0 => {
+                seen.calm.push(single(whole, Source::heartbeat));
+                swap(whole);
+                seen.adopting.push(single(whole, Source::heartbeat));
+            }
+            1 => {
+                seen.calm_message.push(single(whole, Source::single));
+                swap(whole);
+                seen.message.push(single(whole, Source::single));
+            }
+            _ => {
+                swap(whole);
+                seen.burst.push(full(whole) - ordinary);
+            }
         }
         let extra: f64 = (0..following).map(|_| full(whole) - ordinary).sum();
-        if adopts_single {
-            seen.millisecond.push(extra);
+        if number % 3 < 2 {
+            seen.millisecond.push(extra); // in the third case the burst that adopted did some of its work
         }
     }
+}
+
+/// Puts the next ruleset in force, after a full burst, so that the next one finds the caches as the last one did.
+fn swap(whole: &mut Loop) {
+    full(whole);
+    let host = whole.worker.host();
+    host.current = (host.current + 1) % host.rulesets.len();
 }
 
 /// What a full burst takes when every topic was refreshed, or nearly.
@@ -143,11 +162,11 @@ fn full(whole: &mut Loop) -> f64 {
     whole.timed().as_secs_f64() * 1e9
 }
 
-/// The turn that receives a burst of one message.
-fn single(whole: &mut Loop) -> f64 {
+/// The turn that receives a burst of one frame.
+fn single(whole: &mut Loop, make: fn(&mut Source, Buffer) -> Received) -> f64 {
     let queue = whole.worker.queue();
     let buffer = queue.spare.pop().expect("all buffers are back");
-    queue.input.push_back(whole.source.single(buffer));
+    queue.input.push_back(make(&mut whole.source, buffer));
     let now = whole.clock.tick();
     let begun = Instant::now();
     whole.worker.poll(now);
@@ -184,8 +203,9 @@ fn spread(figures: &[f64], base: f64) -> Value {
 
 fn print(size: &Value) {
     let lines = [
-        ("a burst of one message, no swap", "no_swap_ns"),
-        ("a burst of one message that adopts", "adopting_ns"),
+        ("a burst of a heartbeat, no swap", "no_swap_ns"),
+        ("a burst of a heartbeat that adopts", "adopting_ns"),
+        ("a burst of one message that adopts", "single_message_ns"),
         ("a full burst that adopts", "full_burst_ns"),
         ("the full bursts of the following millisecond", "following_millisecond_ns"),
     ];
