@@ -22,6 +22,8 @@ pub(crate) enum Bench {
     Micro(Words),
     /// The whole loop: topics, senders, sessions, frame sizes, proofs, working sets, fan-out. `--profile` draws a flame graph.
     Loop(Words),
+    /// What others take for the same work; `loop` shows them too.
+    Peers(Words),
     /// Ruleset swaps as a worker feels them, and what compiling costs.
     Swap(Words),
     /// Latency of the internal bus, publisher to subscriber, beside an empty relay.
@@ -48,6 +50,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Micro(words) => micro::run("table", &words.words),
         Bench::Loop(words) => micro::run_loop(&words.words),
+        Bench::Peers(words) => micro::run("peers", &words.words),
         Bench::Swap(words) => micro::run("swap", &words.words),
         Bench::Bus(words) => micro::run("bus", &words.words),
         Bench::Scale(words) => micro::run("scale", &words.words),

@@ -3,7 +3,7 @@
 use crate::{
     Common,
     case::Case,
-    machine,
+    machine, peers,
     rows::{self, Row},
     table, whole,
 };
@@ -14,8 +14,9 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// Runs every row and prints the table, and with `--json` all of it as one object.
-pub(crate) fn run(common: &Common) -> Result<(), String> {
+/// Runs every row and the peers, and prints the table, and with `--json` all of it as one object. `second_core` is one that
+/// this process may use beside its own.
+pub(crate) fn run(common: &Common, second_core: Option<usize>) -> Result<(), String> {
     let machine = machine::describe();
     if !common.json {
         println!("ns per message, the median of {} passes, seed {}", common.passes(), common.seed);
@@ -30,19 +31,13 @@ pub(crate) fn run(common: &Common) -> Result<(), String> {
         }
         rows.push(figure);
     }
-    let further = further(common);
+    let peers = peers::all(common, second_core)?;
     if !common.json {
-        further.iter().for_each(print);
+        peers::print(&peers);
     }
-    rows.extend(further);
+    rows.extend(peers);
     end(&rows, &machine, common);
     Ok(())
-}
-
-/// Rows of other programs over the same input, each an object with `name`, `ns_per_message` and what else it has to say.
-/// They are shown behind the loop's own.
-fn further(_common: &Common) -> Vec<Value> {
-    Vec::new()
 }
 
 /// The stages, the headline and the targets.
@@ -83,28 +78,26 @@ fn drift(rows: &[Value]) -> f64 {
     of(rows::AGAIN.name).zip(of(rows::BASE.name)).map_or(f64::NAN, |(again, base)| again / base)
 }
 
-/// A row in a process of its own: no row inherits memory, pages or caches from the ones before, and whoever doubts a row
-/// runs that one alone.
 fn apart(row: &Row, common: &Common) -> Result<Value, String> {
-    let failed = |error: Error| format!("cannot start a process for the row: {error}");
-    let output = Command::new(env::current_exe().map_err(failed)?)
-        .args(["row", "--json", "--passes", &common.passes().to_string(), "--seed", &common.seed.to_string()])
-        .args(row.case.words())
-        .stderr(Stdio::inherit())
-        .output()
-        .map_err(failed)?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let mut figure: Value = serde_json::from_str(text.lines().last().unwrap_or_default()).map_err(|_| {
-        format!(
-            "the row \"{}\" ended with {}: run it alone with `row {}`",
-            row.name,
-            output.status,
-            row.case.words().join(" ")
-        )
-    })?;
+    let mut figure = child("row", common, &row.case.words()).map_err(|error| format!("\"{}\": {error}", row.name))?;
     figure["name"] = row.name.into();
     figure["target_ns"] = json!(row.target);
     Ok(figure)
+}
+
+/// A command in a process of its own, and the object that it prints: nothing inherits memory, pages or caches from what ran
+/// before, and whoever doubts a figure runs that one alone.
+pub(crate) fn child(command: &str, common: &Common, words: &[String]) -> Result<Value, String> {
+    let failed = |error: Error| format!("cannot start a process of its own: {error}");
+    let output = Command::new(env::current_exe().map_err(failed)?)
+        .args([command, "--json", "--passes", &common.passes().to_string(), "--seed", &common.seed.to_string()])
+        .args(words)
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(failed)?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    serde_json::from_str(text.lines().last().unwrap_or_default())
+        .map_err(|_| format!("ended with {}: run it alone with `{command} {}`", output.status, words.join(" ")))
 }
 
 /// One row, in this process.

@@ -16,6 +16,7 @@ mod flush;
 mod input;
 mod instructions;
 mod machine;
+mod peers;
 mod random;
 mod replay;
 mod rows;
@@ -42,12 +43,19 @@ struct Args {
 enum Task {
     /// The budget table, stage by stage.
     Table(Common),
-    /// The whole loop, one dimension at a time, and the cases that have a target.
+    /// The whole loop, one dimension at a time, the cases that have a target, and the peers.
     Loop(Common),
     /// One case of the whole loop.
     Row {
         #[command(flatten)]
         case: case::Case,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// What others take for the same work: a naive loop, the rings of crossbeam and rtrb, DPDK's table and meter.
+    Peers {
+        #[command(flatten)]
+        args: peers::Args,
         #[command(flatten)]
         common: Common,
     },
@@ -115,12 +123,16 @@ fn main() -> ExitCode {
             Ok(())
         }
         Task::Loop(common) => {
-            alone();
-            cycle::run(&common)
+            let second_core = alone();
+            cycle::run(&common, second_core)
         }
         Task::Row { case, common } => {
             alone();
             cycle::one(&case, &common)
+        }
+        Task::Peers { args, common } => {
+            let second_core = alone();
+            peers::run(args, second_core, &common)
         }
         Task::Swap { args, common } => {
             alone();
@@ -140,11 +152,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// Stays on one core, the last: interrupts and everybody else's threads prefer the first.
-fn alone() {
-    if let Some(last) = machine::allowed().last() {
-        machine::pin(*last);
-    }
+/// Stays on one core, the last: interrupts and everybody else's threads prefer the first. Returns another one that it left.
+fn alone() -> Option<usize> {
+    let allowed = machine::allowed();
+    let (last, rest) = allowed.split_last()?;
+    machine::pin(*last);
+    rest.first().copied()
 }
 
 /// The median of some figures.

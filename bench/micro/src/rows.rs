@@ -106,12 +106,23 @@ const RATIOS: &[(&str, &str, &str, f64)] = &[
     ("65,536 sessions with cold keys against 256, tag -> tag", "65,536 sessions, tag -> tag", "tag -> tag", 1.5),
 ];
 
+/// Peers that shall take a multiple of what ours takes beside them: what is compared, the peer's row, and the least.
+const PEERS: &[(&str, &str, f64)] = &[
+    ("the naive loop against ours, crc -> crc", "naive crc -> crc", 8.0),
+    ("the naive loop against ours, tag -> tag", "naive tag -> tag", 8.0),
+];
+
 /// The least that `n` cores shall do, by `n` times one.
 pub(crate) const EFFICIENCY: f64 = 0.85;
 
-/// The row of this name.
+/// What the row of this name took.
 fn find(rows: &[Value], name: &str) -> Option<f64> {
-    rows.iter().find(|row| row["name"] == name)?["ns_per_message"].as_f64()
+    of(rows, name, "ns_per_message")
+}
+
+/// A figure of the row of this name.
+fn of(rows: &[Value], name: &str, key: &str) -> Option<f64> {
+    rows.iter().find(|row| row["name"] == name)?[key].as_f64()
 }
 
 /// The figures to quote; null for a row that was not run.
@@ -133,10 +144,17 @@ pub(crate) fn targets(rows: &[Value]) -> Vec<Value> {
     let ratios = RATIOS
         .iter()
         .filter_map(|(name, one, other, most)| Some(target(name, find(rows, one)? / find(rows, other)?, *most)));
-    absolute.chain(ratios).collect()
+    let peers =
+        PEERS.iter().filter_map(|(name, peer, least)| Some(at_least(name, of(rows, peer, "ratio_to_ours")?, *least)));
+    absolute.chain(ratios).chain(peers).collect()
 }
 
 /// Something that shall be at most so much.
 pub(crate) fn target(name: &str, value: f64, limit: f64) -> Value {
     json!({ "name": name, "value": value, "relation": "at most", "limit": limit, "reached": value <= limit })
+}
+
+/// Something that shall be at least so much.
+pub(crate) fn at_least(name: &str, value: f64, limit: f64) -> Value {
+    json!({ "name": name, "value": value, "relation": "at least", "limit": limit, "reached": value >= limit })
 }

@@ -215,8 +215,12 @@ fn end(steps: &[Value], limits: &[Value], machine: &Value, common: &Common) {
         .iter()
         .map(|limit| {
             let efficiency = limit["efficiency"].as_f64().unwrap_or(f64::NAN);
-            let name = format!("efficiency on {} cores, {}", limit["workers"], limit["working_set"].as_str().unwrap_or_default());
-            json!({ "name": name, "value": efficiency, "relation": "at least", "limit": rows::EFFICIENCY, "reached": efficiency >= rows::EFFICIENCY })
+            let name = format!(
+                "efficiency on {} cores, {}",
+                limit["workers"],
+                limit["working_set"].as_str().unwrap_or_default()
+            );
+            rows::at_least(&name, efficiency, rows::EFFICIENCY)
         })
         .collect();
     if common.json {

@@ -12,7 +12,7 @@ use std::{collections::VecDeque, hint::black_box, sync::Arc, time::Instant};
 use tachyon_driver_api::{Buffer, CompletionBatch, Pool, Received, RxBatch, RxQueue, Transmit, TxBatch, TxQueue};
 use tachyon_driver_mem::{LinkConfig, pair};
 use tachyon_engine::{Limits, Memory, ingress::Ingress};
-use tachyon_policy::{FrameContext, Inputs, Publisher, Shards, Tables, Verdict, govern, prefetch};
+use tachyon_policy::{FrameContext, Inputs, Publisher, Shards, Tables, Verdict, Verified, govern, prefetch};
 use tachyon_wire::{
     FrameHeader, LINE, Message,
     build::{self, Seal},
@@ -22,7 +22,7 @@ use tachyon_wire::{
 use zerocopy::FromBytes;
 
 /// Rounds of a pass, so that tables are walked and not learnt by heart: 62 thousand messages.
-const ROUNDS: usize = 16;
+pub(crate) const ROUNDS: usize = 16;
 
 /// Nanoseconds per message of each stage.
 pub(crate) struct Stages {
@@ -91,7 +91,7 @@ fn receive(case: &Case, passes: usize) -> f64 {
 }
 
 /// The frames of a round, with somewhere to put them.
-struct Input {
+pub(crate) struct Input {
     case: Case,
     source: Source,
     spare: Vec<Buffer>,
@@ -99,12 +99,13 @@ struct Input {
 }
 
 impl Input {
-    fn new(case: &Case, seed: u64) -> Self {
+    pub(crate) fn new(case: &Case, seed: u64) -> Self {
         let spare = input::arena(case.ring()).take(case.ring()).expect("the arena is large enough");
         Self { case: *case, source: Source::new(case, seed), spare, loaded: VecDeque::new() }
     }
 
-    fn load(&mut self) {
+    /// Makes the frames of the next round.
+    pub(crate) fn load(&mut self) {
         self.spare.extend(self.loaded.drain(..).map(|item| item.buffer));
         self.source.load(self.case.ring(), &mut self.spare, &mut self.loaded);
     }
@@ -115,6 +116,12 @@ impl Input {
         self.source.introduce(at, &mut self.spare, &mut self.loaded)
     }
 
+    /// What was received, buffer by buffer.
+    #[cfg_attr(not(has_dpdk), expect(dead_code, reason = "DPDK's row takes whole buffers"))]
+    pub(crate) fn buffers(&self) -> impl Iterator<Item = &[u8]> {
+        self.loaded.iter().map(|item| &item.buffer.bytes()[..item.len as usize])
+    }
+
     fn frames(&self) -> impl Iterator<Item = (&[u8], u16)> {
         self.loaded.iter().flat_map(|item| {
             let bytes = &item.buffer.bytes()[..item.len as usize];
@@ -123,7 +130,7 @@ impl Input {
     }
 
     /// Messages of a round.
-    fn messages(&self) -> usize {
+    pub(crate) fn messages(&self) -> usize {
         self.case.ring() * self.case.per_buffer()
     }
 }
@@ -164,36 +171,61 @@ fn checks(case: &Case, seed: u64, passes: usize) -> f64 {
 }
 
 fn judge(case: &Case, seed: u64, passes: usize) -> f64 {
-    let limits = whole::limits(case);
-    let memory = Memory::leak(&limits);
-    let shards = Shards::new(limits.shard_count, case.topics, limits.shards);
-    let mut tables =
-        Tables { topics: memory.topics, senders: memory.senders, shards, default_share: 65_536, path: limits.path };
-    let verified = input::ruleset(case, 1);
-    let inputs = Inputs { tick_ns: 1_000_000_000, ruleset: Ok(verified.ruleset()), pressure: 0 };
-    let mut input = Input::new(case, seed);
-    let warm_up = input.source.buffers() / case.ring();
-    let mut round = |input: &mut Input| {
+    let mut govern = Govern::new(case, seed);
+    figure(passes, || govern.pass())
+}
+
+/// The stage that judges, with its input.
+pub(crate) struct Govern {
+    input: Input,
+    tables: Tables<'static>,
+    verified: Verified<Vec<u8>>,
+}
+
+impl Govern {
+    /// Every topic was met before this returns.
+    pub(crate) fn new(case: &Case, seed: u64) -> Self {
+        let limits = whole::limits(case);
+        let memory = Memory::leak(&limits);
+        let shards = Shards::new(limits.shard_count, case.topics, limits.shards);
+        let (topics, senders) = (memory.topics, memory.senders);
+        let tables = Tables { topics, senders, shards, default_share: 65_536, path: limits.path };
+        let mut new = Self { input: Input::new(case, seed), tables, verified: input::ruleset(case, 1) };
+        (0..new.warm_up()).for_each(|_| {
+            new.round();
+        });
+        new
+    }
+
+    /// Rounds after which every topic was met.
+    pub(crate) fn warm_up(&self) -> usize {
+        self.input.source.buffers() / self.input.case.ring()
+    }
+
+    /// A pass: its messages and nanoseconds.
+    pub(crate) fn pass(&mut self) -> (usize, f64) {
+        (ROUNDS * self.input.messages(), (0..ROUNDS).map(|_| self.round()).sum())
+    }
+
+    fn round(&mut self) -> f64 {
+        let Self { input, tables, verified } = self;
+        let inputs = Inputs { tick_ns: 1_000_000_000, ruleset: Ok(verified.ruleset()), pressure: 0 };
         input.load();
         let frames: Vec<_> =
-            input.frames().map(|(frame, shard)| (messages(frame), shard, publisher(case, frame))).collect();
+            input.frames().map(|(frame, shard)| (messages(frame), shard, publisher(&input.case, frame))).collect();
         timed(|| {
             for stage in frames.chunks(8) {
-                stage.iter().for_each(|(messages, shard, _)| prefetch(messages, &tables, *shard));
+                stage.iter().for_each(|(messages, shard, _)| prefetch(messages, tables, *shard));
                 for (messages, shard, publisher) in stage {
                     let frame =
                         FrameContext { publisher, authenticated: false, shard: *shard, lane_refs_allowed: false };
                     let mut verdicts = [Verdict::default(); MESSAGES];
-                    govern(&inputs, &frame, messages, &mut tables, &mut verdicts, &mut |_| {});
+                    govern(&inputs, &frame, messages, tables, &mut verdicts, &mut |_| {});
                     black_box(&verdicts);
                 }
             }
         })
-    };
-    for _ in 0..warm_up {
-        round(&mut input);
     }
-    figure(passes, || ((ROUNDS * input.messages()), (0..ROUNDS).map(|_| round(&mut input)).sum()))
 }
 
 /// Messages of a frame at most.
