@@ -60,24 +60,15 @@ impl core::fmt::Debug for Session {
     }
 }
 
-/// A frame that passed every frame check, and where its session stands.
+/// A frame that passed every check that reads and changes nothing, but for its tag if it has one.
 #[derive(Clone, Copy, Debug)]
-pub struct Admitted<'f> {
+pub struct Found<'f> {
     /// The frame.
     pub frame: Frame<'f>,
     /// Slot in the session table.
     pub session: usize,
     /// Index into the windows.
     pub window: usize,
-}
-
-/// A frame that passed every check that reads and changes nothing, but for its tag if it has one.
-#[derive(Clone, Copy, Debug)]
-pub struct Found<'f> {
-    /// The frame.
-    pub frame: Frame<'f>,
-    session: usize,
-    window: usize,
     /// Of a frame with a tag: the key under which it has to be right.
     key: Option<FrameKey>,
     /// The window does not hold that key yet.
@@ -296,18 +287,18 @@ impl<'a> Ingress<'a> {
     /// # Errors
     /// The first of the last checks that failed.
     #[inline]
-    pub fn settle<'f>(&mut self, found: &Found<'f>) -> Result<Admitted<'f>, Refused> {
-        let Found { frame, session, window: index, .. } = *found;
+    pub fn settle(&mut self, found: &Found<'_>) -> Result<(), Refused> {
+        let (frame, index) = (&found.frame, found.window);
         let (tagged, epoch, id) = (found.key.is_some(), frame.header.epoch.get(), frame.header.frame_id.get());
         let window = &mut self.windows[index];
         follow_epoch(window, epoch, tagged, found.key.filter(|_| found.key_is_new))?;
-        let refused = |reason| Refused { reason, verified: Some((session, index)) };
+        let refused = |reason| Refused { reason, verified: Some((found.session, index)) };
         window.settle(id, tagged).map_err(refused)?;
-        if let Err(reason) = payload::check(&frame) {
+        if let Err(reason) = payload::check(frame) {
             window.mark_refused(epoch, id);
             return Err(refused(reason));
         }
-        Ok(Admitted { frame, session, window: index })
+        Ok(())
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::{
     egress::{Egress, Hop, LINE_BYTES},
     host::Host,
-    ingress::{Admitted, Found, Ingress, Refused},
+    ingress::{Found, Ingress, Refused},
     limits::{Limits, Memory},
     pressure::Pressure,
     ready::{Ready, Tokens},
@@ -22,10 +22,15 @@ use tachyon_wire::{
 
 /// Commands taken per turn: a control process that talks a lot must not become latency.
 const COMMANDS_PER_TURN: usize = 4;
-/// Frames that are checked, and their topics prefetched, before the first of them is judged. 4 frames of 22 messages touch
-/// 176 lines of state: something to hide a miss behind, and little enough that the first is still in L1 when its turn
-/// comes. In `bench micro` 8 cost 2 % more, and 2 the same.
-const STAGE: usize = 4;
+/// Frames that are checked, and their topics prefetched, before the first of them is judged; fewer if they have
+/// [`STAGE_BYTES`] before.
+const STAGE: usize = 8;
+/// Bytes of such frames, about: 4 frames of 22 messages touch 176 lines of state. That is something to hide a miss behind,
+/// and enough tags to make at once, and little enough that the first is still in L1 when its turn comes.
+const STAGE_BYTES: usize = 4 * 1_472;
+/// Full buffers that are sent before the burst is at its end: at 64 KiB each they are half of an L2, and what comes back
+/// of them is used again while it is there. A fan-out of 16 costs a third less with it (`bench loop`).
+const SENT_EARLY: usize = 4;
 /// Quarantined messages and words on quotas that a burst hands to the host: both are samples, and bounded.
 const ASIDE_MAX: usize = 8;
 /// A header and as many messages as one may have.
@@ -127,23 +132,23 @@ impl<'a, Q: RxQueue + TxQueue, H: Host> Worker<'a, Q, H> {
         self.egress.note_handed_over(now_ns, self.stats);
         self.take_commands(now_ns);
         let received = self.queue.rx_burst(&mut self.pool, &mut self.received);
-        let completed = self.settle_completions();
+        let mut work = Work { received, ..Work::default() };
+        work.completed = self.egress.settle(&mut self.queue, &mut self.completions, &mut self.pool, self.stats);
         if received > 0 {
-            self.judge_burst(now_ns);
+            self.judge_burst(now_ns, &mut work);
             self.send_replies(now_ns);
         }
         // Nothing arrives, so nothing is worth waiting for; else a frame may fill for a while.
         let window_ns = if received == 0 { 0 } else { self.limits.fill_window_ns };
         self.egress.flush_due(now_ns, window_ns, self.stats);
-        let sent = self.egress.transmit(&mut self.queue);
-        let idle = self.egress.open == 0 && self.egress.ready.is_empty() && self.egress.pending.is_empty();
-        let work = Work { received, sent, completed, idle };
+        work.sent += self.egress.transmit(&mut self.queue);
+        work.idle = self.egress.open == 0 && self.egress.ready.is_empty() && self.egress.pending.is_empty();
         self.publish(now_ns, work);
         work
     }
 
     /// Judges everything that was received, under one ruleset and one tick.
-    fn judge_burst(&mut self, now_ns: u64) {
+    fn judge_burst(&mut self, now_ns: u64, work: &mut Work) {
         // Counted before any of it is looked at, so that whatever happens it was seen.
         for item in &self.received {
             self.stats.counters.frames_seen += frames_of(item).count() as u64;
@@ -153,6 +158,7 @@ impl<'a, Q: RxQueue + TxQueue, H: Host> Worker<'a, Q, H> {
         let pressure = self.pressure.sample(self.pool.free(), sendable);
         let Self { host, received, ingress, tables, egress, replies, stats, pool, verdicts, ruleset_version, .. } =
             self;
+        let (queue, completions) = (&mut self.queue, &mut self.completions);
         let mut demands: ArrayVec<Demand, ASIDE_MAX> = ArrayVec::new();
         let mut quarantine: ArrayVec<(Message, u8), ASIDE_MAX> = ArrayVec::new();
         // Looked at once: another look might see another version.
@@ -175,6 +181,9 @@ impl<'a, Q: RxQueue + TxQueue, H: Host> Worker<'a, Q, H> {
             replies,
             stats,
             pool,
+            queue,
+            completions,
+            work,
             demands: &mut demands,
             quarantine: &mut quarantine,
         };
@@ -211,17 +220,6 @@ impl<'a, Q: RxQueue + TxQueue, H: Host> Worker<'a, Q, H> {
                     tachyon_policy::set_lease(&inputs, &mut self.tables, lease);
                 }
             }
-        }
-    }
-
-    fn settle_completions(&mut self) -> usize {
-        let mut total = 0;
-        loop {
-            let count = self.queue.completions(&mut self.completions);
-            if count == 0 {
-                return total;
-            }
-            total += self.egress.complete(&mut self.completions, &mut self.pool, self.stats);
         }
     }
 
@@ -319,8 +317,17 @@ impl<'a, Q: RxQueue + TxQueue, H: Host> Worker<'a, Q, H> {
     }
 }
 
+/// A frame of the stage: whose buffer it is in, and the place of its shard among the worker's.
+struct Waiting<'f> {
+    item: &'f Received,
+    bytes: &'f [u8],
+    owned: u16,
+}
+
+type Stage<'f> = ArrayVec<Waiting<'f>, STAGE>;
+
 /// What judging one burst works with.
-struct Burst<'b, 'a, 'r> {
+struct Burst<'b, 'a, 'r, Q> {
     now_ns: u64,
     inputs: Inputs<'r>,
     ingress: &'b mut Ingress<'a>,
@@ -329,48 +336,67 @@ struct Burst<'b, 'a, 'r> {
     replies: &'b mut Replies<'a>,
     stats: &'b mut WorkerStats,
     pool: &'b mut Pool,
+    queue: &'b mut Q,
+    completions: &'b mut CompletionBatch,
+    work: &'b mut Work,
     demands: &'b mut ArrayVec<Demand, ASIDE_MAX>,
     quarantine: &'b mut ArrayVec<(Message, u8), ASIDE_MAX>,
 }
 
-impl Burst<'_, '_, '_> {
-    /// Judges a burst, [`STAGE`] frames at a time: all of them are checked first, so that what judging the first will touch
+impl<Q: TxQueue> Burst<'_, '_, '_, Q> {
+    /// Judges a burst, a stage of frames at a time: all of them are checked first, so that what judging the first will touch
     /// is in cache by the time the last was checked.
     fn judge(&mut self, received: &[Received], verdicts: &mut [Verdict; MESSAGES_MAX]) {
         let mut frames = received.iter().flat_map(|item| frames_of(item).map(move |bytes| (item, bytes)));
-        let mut waiting: ArrayVec<(&Received, &[u8]), STAGE> = ArrayVec::new();
-        let mut stage: ArrayVec<(Admitted<'_>, u16, &Received), STAGE> = ArrayVec::new();
-        loop {
-            waiting.extend(frames.by_ref().take(STAGE));
-            if waiting.is_empty() {
-                return;
-            }
-            for (item, bytes) in &waiting {
-                self.ingress.prefetch(bytes, self.owned(item.shard).into());
-            }
+        let mut ahead = self.next_stage(&mut frames);
+        while !ahead.is_empty() {
+            // What checking the next stage will read is asked for before this one is judged.
+            let stage = core::mem::replace(&mut ahead, self.next_stage(&mut frames));
             let mut found: ArrayVec<Result<Found<'_>, Reason>, STAGE> = ArrayVec::new();
-            for (item, bytes) in &waiting {
-                let frame = self.ingress.find(bytes, item.shard, self.owned(item.shard).into(), &item.source);
-                if let Ok(found) = &frame {
+            for Waiting { item, bytes, owned } in &stage {
+                found.push(self.ingress.find(bytes, item.shard, (*owned).into(), &item.source));
+                if let Some(Ok(found)) = found.last() {
                     tachyon_policy::prefetch(found.frame.messages, self.tables, item.shard);
                 }
-                found.push(frame);
             }
             self.ingress.check_tags(&mut found);
-            for ((item, bytes), found) in waiting.drain(..).zip(&found) {
-                match found
-                    .as_ref()
-                    .map_err(|reason| Refused::from(*reason))
-                    .and_then(|found| self.ingress.settle(found))
-                {
-                    Ok(admitted) => stage.push((admitted, self.owned(item.shard), item)),
-                    Err(refused) => self.refuse(&refused, bytes, item),
+            for (waiting, slot) in stage.iter().zip(&mut found) {
+                let settled = match slot {
+                    Ok(found) => self.ingress.settle(found),
+                    Err(reason) => Err((*reason).into()),
+                };
+                if let Err(refused) = settled {
+                    *slot = Err(refused.reason);
+                    self.refuse(&refused, waiting.bytes, waiting.item);
                 }
             }
-            for (admitted, owned, item) in stage.drain(..) {
-                self.judge_frame(&admitted, owned, item, verdicts);
+            for (waiting, found) in stage.iter().zip(&found) {
+                if let Ok(found) = found {
+                    self.judge_frame(found, waiting.owned, waiting.item, verdicts);
+                }
+            }
+            if self.egress.ready.len() >= SENT_EARLY {
+                self.work.sent += self.egress.transmit(self.queue);
+                self.work.completed += self.egress.settle(self.queue, self.completions, self.pool, self.stats);
             }
         }
+    }
+
+    /// The next frames that are judged together.
+    #[inline]
+    fn next_stage<'f>(&self, frames: &mut impl Iterator<Item = (&'f Received, &'f [u8])>) -> Stage<'f> {
+        let mut stage = Stage::new();
+        let mut left = STAGE_BYTES;
+        while left > 0
+            && !stage.is_full()
+            && let Some((item, bytes)) = frames.next()
+        {
+            let owned = self.owned(item.shard);
+            self.ingress.prefetch(bytes, owned.into());
+            stage.push(Waiting { item, bytes, owned });
+            left = left.saturating_sub(bytes.len());
+        }
+        stage
     }
 
     /// A shard's place among those of this worker; past the last for one that is another's.
@@ -380,21 +406,15 @@ impl Burst<'_, '_, '_> {
     }
 
     /// Judges the messages of one admitted frame and copies what is accepted.
-    fn judge_frame(
-        &mut self,
-        admitted: &Admitted<'_>,
-        owned: u16,
-        item: &Received,
-        verdicts: &mut [Verdict; MESSAGES_MAX],
-    ) {
+    fn judge_frame(&mut self, found: &Found<'_>, owned: u16, item: &Received, verdicts: &mut [Verdict; MESSAGES_MAX]) {
         let (shard, source) = (item.shard, item.source);
-        let Admitted { frame, session, window } = *admitted;
+        let Found { frame, session, window, .. } = found;
         let counters = &mut self.stats.counters;
         counters.frames_admitted += 1;
         counters.messages_seen += frame.messages.len() as u64;
         let verdicts = &mut verdicts[..frame.messages.len()];
         let context = FrameContext {
-            publisher: &self.ingress.session(session).publisher,
+            publisher: &self.ingress.session(*session).publisher,
             authenticated: frame.is_authenticated(),
             shard,
             lane_refs_allowed: false,
@@ -404,18 +424,18 @@ impl Burst<'_, '_, '_> {
             let _ = demands.try_push(demand);
         };
         tachyon_policy::govern(&self.inputs, &context, frame.messages, self.tables, verdicts, &mut demand);
-        let refused = self.dispatch(&frame, verdicts, shard, owned);
+        let refused = self.dispatch(frame, verdicts, shard, owned);
         if let Some(reason) = refused {
             let (epoch, id) = (frame.header.epoch.get(), frame.header.frame_id.get());
-            self.ingress.window(window).mark_refused(epoch, id);
-            self.count_refused(&frame, verdicts);
+            self.ingress.window(*window).mark_refused(epoch, id);
+            self.count_refused(frame, verdicts);
             if frame.header.flags.get() & ACK_WANTED != 0 {
-                self.keep_nack(admitted, verdicts, reason, shard, source);
+                self.keep_nack(found, verdicts, reason, shard, source);
             }
         }
         if frame.header.flags.get() & ACK_WANTED != 0 {
-            let due = Due { session, window, shard, destination: source, nack_of: None };
-            self.replies.note(self.ingress.window(window), due);
+            let due = Due { session: *session, window: *window, shard, destination: source, nack_of: None };
+            self.replies.note(self.ingress.window(*window), due);
         }
     }
 
@@ -429,7 +449,7 @@ impl Burst<'_, '_, '_> {
         };
         let (mut copied, mut refused, mut first_refused, mut at) = (0, 0, None, 0);
         loop {
-            let run = self.egress.append_all(owned, direct, &frame.messages[at..], &verdicts[at..]);
+            let run = self.egress.append_all(owned, direct, &frame.messages[at..], &verdicts[at..], self.stats);
             (copied, at) = (copied + run as u64, at + run);
             let (Some(message), Some(verdict)) = (frame.messages.get(at), verdicts.get(at)) else { break };
             if verdict.is_accepted() {
@@ -473,8 +493,8 @@ impl Burst<'_, '_, '_> {
     }
 
     #[cold]
-    fn keep_nack(&mut self, admitted: &Admitted<'_>, verdicts: &[Verdict], reason: u8, shard: u16, source: Endpoint) {
-        let Admitted { frame, session, window } = *admitted;
+    fn keep_nack(&mut self, found: &Found<'_>, verdicts: &[Verdict], reason: u8, shard: u16, source: Endpoint) {
+        let Found { frame, session, window, .. } = *found;
         let mut accepted = Map::EMPTY;
         for (index, _) in (0..).zip(verdicts).filter(|(_, verdict)| verdict.is_accepted()) {
             accepted.set(index);
