@@ -231,27 +231,26 @@ impl<'a> Ingress<'a> {
             return Err(Reason::NoSession);
         }
         let index = slot * self.owned + owned;
-        let found = Found { frame, session: slot, window: index, key: None, key_is_new: false };
-        if header.flags.get() & AUTHENTICATED != 0 {
-            return Ok(self.with_key(found));
-        }
-        // The crc is what a session without tags needs; where it needs tags, the lack of one is the reason.
-        match (session.tag_required, crc::verify_frame(self.path, &frame)) {
-            (true, _) => Err(Reason::TagRequired),
-            (false, true) => Ok(found),
-            (false, false) => Err(Reason::BadCrc),
-        }
+        let (key, key_is_new) = if header.flags.get() & AUTHENTICATED != 0 {
+            self.key(session, &self.windows[index], header.epoch.get())
+        } else if session.tag_required {
+            // The crc is what a session without tags needs; where it needs tags, the lack of one is the reason.
+            return Err(Reason::TagRequired);
+        } else if crc::verify_frame(self.path, &frame) {
+            (None, false)
+        } else {
+            return Err(Reason::BadCrc);
+        };
+        Ok(Found { frame, session: slot, window: index, key, key_is_new })
     }
 
     /// The key of a frame with a tag: the window's, or one derived for it.
-    #[inline]
-    fn with_key<'f>(&self, found: Found<'f>) -> Found<'f> {
-        let (window, epoch) = (&self.windows[found.window], found.frame.header.epoch.get());
+    #[inline(always)]
+    fn key(&self, session: &Session, window: &Window, epoch: u32) -> (Option<FrameKey>, bool) {
         if window.key.is_some() && window.epoch == epoch {
-            return Found { key: window.key, ..found };
+            return (window.key, false);
         }
-        let session = &self.sessions[found.session];
-        Found { key: Some(tag::derive(&session.master, session.id, epoch)), key_is_new: true, ..found }
+        (Some(tag::derive(&session.master, session.id, epoch)), true)
     }
 
     /// Compares the tags of some frames, all at once. What was refused already, and what has no tag, stays as it is.
