@@ -3,9 +3,9 @@
 use crate::{
     Verdict,
     image::Ruleset,
-    tables::{SenderState, Tables, TopicState, edge, has_room, now, spent},
+    tables::{SHUT, SenderState, Tables, TopicState, credit, debt, has_room, now, spent},
 };
-use tachyon_kernels::{MARKED, Ordinary, ordinary, prefetch_write};
+use tachyon_kernels::{MARKED, Marks, Ordinary, ordinary, prefetch_write};
 use tachyon_wire::{
     Message, Reason,
     command::Demand,
@@ -213,7 +213,7 @@ impl<'a> Judge<'a> {
     fn judge_all(
         &mut self,
         gate: &Gate,
-        mut ordinary: u64,
+        mut ordinary: Marks,
         messages: &[Message],
         verdicts: &mut [Verdict],
         demand: &mut impl FnMut(Demand),
@@ -233,6 +233,7 @@ impl<'a> Judge<'a> {
     #[inline(always)]
     fn judge_ordinary(&mut self, message: &Message) -> Option<Verdict> {
         let topic = self.topics.get_mut((message.topic_id.get() >> self.topic_shift) as usize)?;
+        let sender = self.senders.get_mut(message.sender_id.get() as usize)?;
         // One comparison for the version and for flags that ask for what the frame lacks.
         let asking = TopicState::stamp(u32::MAX, self.flags_asking, 0);
         if (topic.stamp ^ u64::from(self.version)) & asking != 0 {
@@ -240,17 +241,19 @@ impl<'a> Judge<'a> {
         }
         let group = topic.group();
         let word = self.rights.get(usize::from(group >> 6))?.get();
-        let sender = self.senders.get_mut(message.sender_id.get() as usize)?;
-        if word >> (group & 63) & 1 == 0 || sender.version != self.version || sender.burst == 0 {
+        if word >> (group & 63) & 1 == 0 {
             return None;
         }
-        if sender.tat > edge(sender.period, sender.burst - 1, self.now)
-            || topic.tat > edge(topic.period, topic.more, self.now)
-        {
+        let more = sender.more_under(self.version);
+        if more >= SHUT.into() {
             return None;
         }
-        sender.tat = spent(sender.tat, sender.period, self.now);
-        topic.tat = spent(topic.tat, topic.period, self.now);
+        let (sender_debt, topic_debt) = (debt(sender.tat, self.now), debt(topic.tat, self.now));
+        if sender_debt > more.wrapping_mul(sender.period) || topic_debt > credit(topic.period, topic.more) {
+            return None;
+        }
+        sender.tat = spent(sender_debt, sender.period, self.now);
+        topic.tat = spent(topic_debt, topic.period, self.now);
         Some(topic.accept)
     }
 
@@ -294,7 +297,7 @@ impl<'a> Judge<'a> {
         if sender.version != self.version {
             sender.adopt(self.ruleset, self.version, sender_id, self.default_share, self.now);
         }
-        if sender.burst == 0 || !has_room(sender.tat, sender.period, sender.burst - 1, self.now) {
+        if sender.more == SHUT || !has_room(sender.tat, sender.period, sender.more, self.now) {
             if let Some(word) = sender.refuse(self.ruleset, sender_id, self.tick_ns) {
                 demand(word);
             }
@@ -303,8 +306,8 @@ impl<'a> Judge<'a> {
         if !has_room(topic.tat, topic.period, topic.more, self.now) {
             return refused(Reason::Throttled, topic);
         }
-        sender.tat = spent(sender.tat, sender.period, self.now);
-        topic.tat = spent(topic.tat, topic.period, self.now);
+        sender.tat = spent(debt(sender.tat, self.now), sender.period, self.now);
+        topic.tat = spent(debt(topic.tat, self.now), topic.period, self.now);
         topic.accept
     }
 }

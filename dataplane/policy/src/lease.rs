@@ -40,12 +40,12 @@ pub fn set_lease(inputs: &Inputs<'_>, tables: &mut Tables<'_>, lease: Lease) {
 /// Gives a bucket another period and burst, keeping its messages as far as the new burst holds them.
 fn relevel(state: &mut SenderState, period: u64, burst: u32, now: u64) {
     let debt = state.tat.saturating_sub(now);
-    let credit = u128::from(span(state.period, state.burst).saturating_sub(debt));
+    let credit = u128::from(span(state.period, state.burst()).saturating_sub(debt));
     let full = span(period, burst);
     if state.period != 0 {
         // Rounded down: a part of a message is lost rather than made.
         let kept = credit * u128::from(period) / u128::from(state.period);
         state.tat = now + full - u64::try_from(kept).unwrap_or(full).min(full);
     }
-    (state.period, state.burst) = (period, burst);
+    (state.period, state.more) = (period, burst.wrapping_sub(1));
 }

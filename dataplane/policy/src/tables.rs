@@ -23,6 +23,9 @@ pub const TICK_MAX_NS: u64 = 1 << 59;
 /// are rebalanced.
 const DEMAND_INTERVAL_NS: u64 = 1_000_000;
 
+/// [`SenderState::more`] of a sender from whom nothing is accepted: a burst of 0, less one.
+pub(crate) const SHUT: u32 = 0_u32.wrapping_sub(1);
+
 /// A topic's rule and bucket, as one worker holds them: half a cache line. All zeros means untouched.
 #[derive(Clone, Copy, Debug, Default, FromZeros, Immutable, KnownLayout)]
 #[repr(C, align(32))]
@@ -47,8 +50,8 @@ pub struct SenderState {
     pub(crate) tat: u64,
     /// Time per message of this worker's share; 0 = no limit.
     pub(crate) period: u64,
-    /// Burst of this worker's share; 0 = refused: no record, or no share.
-    pub(crate) burst: u32,
+    /// Burst of this worker's share, less one; [`SHUT`] where the burst is 0, which is refused: no record, or no share.
+    pub(crate) more: u32,
     /// Version of the ruleset that the copy was made from; 0 = none.
     pub(crate) version: u32,
     /// Leased share in 1/65,536, plus 1; 0 = the tables' default share.
@@ -132,23 +135,30 @@ pub(crate) fn now(tick_ns: u64) -> u64 {
     tick_ns.min(TICK_MAX_NS) * TICKS_PER_NS
 }
 
-/// A limited bucket lets one message through if its `tat` is at most this; `more` is its burst less one. No sum wraps: `now` ≤ 2⁶³ and the span ≤ 2⁶² and
-/// a little.
-#[inline]
-pub(crate) fn edge(period: u64, more: u32, now: u64) -> u64 {
-    now.wrapping_add(u64::from(more).wrapping_mul(period))
+/// How far a bucket is from full, in time.
+#[inline(always)]
+pub(crate) fn debt(tat: u64, now: u64) -> u64 {
+    tat.saturating_sub(now)
+}
+
+/// A limited bucket lets one message through if its debt is at most this; `more` is its burst less one. Does not wrap: the
+/// span is ≤ 2⁶² and a little.
+#[inline(always)]
+pub(crate) fn credit(period: u64, more: u32) -> u64 {
+    u64::from(more).wrapping_mul(period)
 }
 
 /// Whether a bucket lets one message through.
 #[inline]
 pub(crate) fn has_room(tat: u64, period: u64, more: u32, now: u64) -> bool {
-    (period == 0) | (tat <= edge(period, more, now))
+    (period == 0) | (debt(tat, now) <= credit(period, more))
 }
 
-/// The bucket after one message.
-#[inline]
-pub(crate) fn spent(tat: u64, period: u64, now: u64) -> u64 {
-    tat.max(now).wrapping_add(period)
+/// The bucket after one message that it let through. No sum wraps: `now` ≤ 2⁶³, and debt and period together are at most a
+/// span, or the period is 0 and the debt what an earlier limit or a later clock left.
+#[inline(always)]
+pub(crate) fn spent(debt: u64, period: u64, now: u64) -> u64 {
+    now.wrapping_add(debt).wrapping_add(period)
 }
 
 /// The level a bucket keeps when its rule changes: never emptier than empty.
@@ -200,6 +210,18 @@ impl TopicState {
 }
 
 impl SenderState {
+    /// The part of [`SenderState::more`] that messages under this version may use, as a number below [`SHUT`]; anything else
+    /// is no such part. One comparison for the version and for senders from whom nothing is accepted.
+    #[inline(always)]
+    pub(crate) fn more_under(&self, version: u32) -> u64 {
+        (u64::from(self.more) | u64::from(self.version) << 32).wrapping_sub(u64::from(version) << 32)
+    }
+
+    /// Burst of this worker's share.
+    pub(crate) fn burst(&self) -> u32 {
+        self.more.wrapping_add(1)
+    }
+
     /// The share in force.
     pub(crate) fn share(&self, default_share: u32) -> u32 {
         self.share.checked_sub(1).unwrap_or(default_share).min(SHARE_ALL)
@@ -214,7 +236,7 @@ impl SenderState {
             None => (0, 0),
         };
         let tat = clamped(self.tat, period, burst, now);
-        *self = Self { tat, period, burst, version, ..*self };
+        *self = Self { tat, period, more: burst.wrapping_sub(1), version, ..*self };
     }
 }
 
