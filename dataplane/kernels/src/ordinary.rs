@@ -1,20 +1,20 @@
 //! Which messages of a frame are ordinary: those that pass every check for which no rule is needed, in the way that nearly
 //! all do.
 //!
-//! The checks are those of [`tachyon_wire::message::check`] for an INLINE message, but for topic 0, which no ruleset knows; and that topic, sender and class are
-//! within what the session and the moment allow. All of them are comparisons of the message's first four words with what
-//! the frame says once, so they are made for several messages at a time. A message that is not ordinary is not refused:
-//! it is judged one check at a time, and gets its one reason there.
+//! The checks are those of [`tachyon_wire::message::check`] for an INLINE message, but for topic 0, which no ruleset knows;
+//! and that topic, sender and class are within what the session and the moment allow. All of them are comparisons of the
+//! message's first four words with what the frame says once, so they are made for several messages at a time. A message
+//! that is not ordinary is not refused: it is judged one check at a time, and gets its one reason there.
 
 use crate::path::{Level, Path};
 use tachyon_wire::{
-    Message, message,
+    Message,
     message::{
         CLASS_MASK, CLASS_SHIFT, GOVERNANCE_REQUIRED, INLINE_LENGTH_MASK, INLINE_MAX, INLINE_PAYLOAD, PRIORITY_HIGH,
         SYSTEM_PACKET,
     },
 };
-use zerocopy::byteorder::little_endian::U32;
+use zerocopy::IntoBytes;
 
 /// What the messages of one frame are compared with.
 #[derive(Clone, Copy, Debug)]
@@ -62,23 +62,31 @@ fn scalar(messages: &[Message], like: &Ordinary) -> Marks {
 
 impl Ordinary {
     fn is_met_by(&self, message: &Message) -> bool {
-        let (flags, sender_id) = (message.flags.get(), message.sender_id.get());
-        flags & INLINE_PAYLOAD != 0
-            && message::check(&Message { topic_id: message.topic_id | U32::new(1), ..*message }, false).is_ok()
-            && message.topic_id.get() & self.shard_mask == self.shard
-            && (self.system || flags & SYSTEM_PACKET == 0)
-            && (self.sender_low..=self.sender_high).contains(&sender_id)
-            && message.class() < self.class_end
+        let flags = message.flags.get();
+        let priority = flags >> PRIORITY_FROM_CLASS & PRIORITY_HIGH;
+        let unlike = (flags ^ priority ^ (INLINE_PAYLOAD | PRIORITY_HIGH)) & !self.free();
+        let elsewhere = message.topic_id.get() & self.shard_mask ^ self.shard;
+        let sender_id = message.sender_id.get();
+        (unlike == 0)
+            & (elsewhere == 0)
+            & (self.sender_low <= sender_id)
+            & (sender_id <= self.sender_high)
+            & (message.class() < self.class_end)
+            & tail_is_zero(message)
+    }
+
+    /// The bits of `flags` that may be set or clear.
+    fn free(&self) -> u64 {
+        let system = if self.system { SYSTEM_PACKET } else { 0 };
+        GOVERNANCE_REQUIRED | system | INLINE_LENGTH_MASK | CLASS_MASK
     }
 
     /// The comparisons as words. A message's first 16 bytes are the words `[flags, flags >> 32, topic_id, sender_id]`.
     fn words(&self) -> Words {
-        let system = if self.system { SYSTEM_PACKET } else { 0 };
-        let free = GOVERNANCE_REQUIRED | system | INLINE_LENGTH_MASK | CLASS_MASK;
         Words {
             xor: [low(INLINE_PAYLOAD | PRIORITY_HIGH), 0, self.shard, 0],
             less: [0, 0, 0, self.sender_low],
-            and: [low(!free), u32::MAX, self.shard_mask, u32::MAX],
+            and: [low(!self.free()), u32::MAX, self.shard_mask, u32::MAX],
             most: [0, 0, 0, self.sender_high.wrapping_sub(self.sender_low)],
             class_most: [u32::from(self.class_end.wrapping_sub(1)) << CLASS_SHIFT, 0, 0, 0],
             none: self.class_end == 0 || self.sender_low > self.sender_high || self.shard & !self.shard_mask != 0,
@@ -128,6 +136,13 @@ const fn tails() -> [Line; 64] {
         length += 1;
     }
     lines
+}
+
+fn tail_is_zero(message: &Message) -> bool {
+    let tail = &TAILS[message.inline_length() & 63].0;
+    let word = |bytes: &[u8; 8]| u64::from_ne_bytes(*bytes);
+    let (words, masks) = (message.as_bytes().as_chunks::<8>().0, tail.as_chunks::<8>().0);
+    words.iter().zip(masks).fold(0, |set, (bytes, mask)| set | word(bytes) & word(mask)) == 0
 }
 
 #[cfg(all(target_arch = "x86_64", not(miri)))]

@@ -12,6 +12,7 @@ mod forwarding;
 mod golden;
 mod overload;
 mod panics;
+mod paths;
 mod quota;
 mod reasons;
 mod replies;

@@ -11,7 +11,11 @@ pub(crate) use ends::{Publisher, Received, Reply, Subscriber};
 pub(crate) use host::TestHost;
 pub(crate) use rules::Rules;
 
-use std::{cell::RefCell, rc::Rc};
+use std::{
+    cell::RefCell,
+    hash::{DefaultHasher, Hash, Hasher},
+    rc::Rc,
+};
 use tachyon_driver_api::{Completion, CompletionBatch, Pool, QueueStats, RxBatch, RxQueue, TxBatch, TxQueue};
 use tachyon_driver_arena::{Arena, ArenaConfig, Pages};
 use tachyon_driver_mem::{FaultCounts, Faults, Faulty, LinkConfig, MemQueue, Outside, pair};
@@ -146,6 +150,8 @@ pub(crate) struct Fabric {
     pub(crate) config: Config,
     /// Frames handed to the link, and buffers they travelled in.
     pub(crate) offered: u64,
+    /// Every byte that came out, where it went and in which order.
+    pub(crate) digest: DefaultHasher,
     sends: usize,
 }
 
@@ -195,6 +201,7 @@ impl Fabric {
             strangers: false,
             config,
             offered: 0,
+            digest: DefaultHasher::new(),
             sends: 0,
         }
     }
@@ -272,6 +279,7 @@ impl Fabric {
         let delivered = self.outside.receive();
         let count = delivered.len();
         for item in delivered {
+            (&item.frame, item.destination.ip, item.destination.port.get(), item.shard).hash(&mut self.digest);
             let ip = item.destination.ip;
             let number = usize::from(u16::from_be_bytes([ip[14], ip[15]]));
             match ip[13] {
