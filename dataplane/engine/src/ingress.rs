@@ -60,19 +60,45 @@ impl core::fmt::Debug for Session {
     }
 }
 
-/// A frame that passed every check that reads and changes nothing, but for its tag if it has one.
+/// A frame of the stage, and what is known of it. Filled where it stands: a record of this size that is written in pieces
+/// and then moved makes the move wait for all of them (8 ns a frame).
 #[derive(Clone, Copy, Debug)]
 pub struct Found<'f> {
-    /// The frame.
+    /// The frame; only if it was not refused.
     pub frame: Frame<'f>,
     /// Slot in the session table.
     pub session: usize,
     /// Index into the windows.
     pub window: usize,
-    /// Of a frame with a tag: the key under which it has to be right.
-    key: Option<FrameKey>,
-    /// The window does not hold that key yet.
-    key_is_new: bool,
+    /// What vouches for it.
+    proof: Proof,
+    /// The key, if it is one that the window does not hold yet.
+    new_key: FrameKey,
+    /// The check that failed, if one did.
+    pub refused: Option<Reason>,
+}
+
+impl Found<'_> {
+    /// Nothing yet.
+    pub const NONE: Self = Self {
+        frame: Frame::EMPTY,
+        session: 0,
+        window: 0,
+        proof: Proof::Crc,
+        new_key: FrameKey::ZERO,
+        refused: Some(Reason::InternalInvariant),
+    };
+}
+
+/// What vouches for a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Proof {
+    /// Its crc, which was right.
+    Crc,
+    /// Its tag, under the key that its window holds.
+    HeldKey,
+    /// Its tag, under a key derived for it.
+    NewKey,
 }
 
 /// A frame that failed one, and whether its sender is entitled to a reply: only once its tag or crc was verified.
@@ -213,11 +239,20 @@ impl<'a> Ingress<'a> {
     /// Makes every check of one frame, in the wire document's order, up to its crc; a tag is left to
     /// [`Ingress::check_tags`]. It came to `shard`'s port from `source`. The worker's `owned`-th shard is that; past all of
     /// them, it is another worker's.
-    ///
-    /// # Errors
-    /// The first check that failed.
     #[inline]
-    pub fn find<'f>(&self, bytes: &'f [u8], shard: u16, owned: usize, source: &Endpoint) -> Result<Found<'f>, Reason> {
+    pub fn find<'f>(&self, bytes: &'f [u8], shard: u16, owned: usize, source: &Endpoint, found: &mut Found<'f>) {
+        found.refused = self.find_in_order(bytes, shard, owned, source, found).err();
+    }
+
+    #[inline(always)]
+    fn find_in_order<'f>(
+        &self,
+        bytes: &'f [u8],
+        shard: u16,
+        owned: usize,
+        source: &Endpoint,
+        found: &mut Found<'f>,
+    ) -> Result<(), Reason> {
         let frame = frame::parse(bytes, &self.lane)?;
         let header = frame.header;
         let slot = self.slot(header.session_id.get());
@@ -230,54 +265,54 @@ impl<'a> Ingress<'a> {
         if !known || !(session.pinned.is_none() || session.pinned.pins(source)) {
             return Err(Reason::NoSession);
         }
-        let index = slot * self.owned + owned;
-        let (key, key_is_new) = if header.flags.get() & AUTHENTICATED != 0 {
-            self.key(session, &self.windows[index], header.epoch.get())
+        (found.frame, found.session, found.window) = (frame, slot, slot * self.owned + owned);
+        let (window, epoch) = (&self.windows[found.window], header.epoch.get());
+        found.proof = if header.flags.get() & AUTHENTICATED != 0 {
+            if window.key.is_some() && window.epoch == epoch {
+                Proof::HeldKey
+            } else {
+                found.new_key = tag::derive(&session.master, session.id, epoch);
+                Proof::NewKey
+            }
         } else if session.tag_required {
             // The crc is what a session without tags needs; where it needs tags, the lack of one is the reason.
             return Err(Reason::TagRequired);
         } else if crc::verify_frame(self.path, &frame) {
-            (None, false)
+            Proof::Crc
         } else {
             return Err(Reason::BadCrc);
         };
-        Ok(Found { frame, session: slot, window: index, key, key_is_new })
-    }
-
-    /// The key of a frame with a tag: the window's, or one derived for it.
-    #[inline(always)]
-    fn key(&self, session: &Session, window: &Window, epoch: u32) -> (Option<FrameKey>, bool) {
-        if window.key.is_some() && window.epoch == epoch {
-            return (window.key, false);
-        }
-        (Some(tag::derive(&session.master, session.id, epoch)), true)
+        Ok(())
     }
 
     /// Compares the tags of some frames, all at once. What was refused already, and what has no tag, stays as it is.
-    pub fn check_tags(&self, found: &mut [Result<Found<'_>, Reason>]) {
+    pub fn check_tags(&self, found: &mut [Found<'_>]) {
         for group in found.chunks_mut(TAGS) {
             let tags = self.tags(group);
-            let mut tags = tags.iter();
-            for slot in group {
-                if let Ok(Found { frame, key: Some(_), .. }) = slot
-                    && !tags.next().is_some_and(|tag| tags::equal(tag, &frame.header.tag))
-                {
-                    *slot = Err(Reason::BadTag);
+            let tagged = group.iter_mut().filter(|found| found.refused.is_none() && found.proof != Proof::Crc);
+            for (found, tag) in tagged.zip(&tags) {
+                if !tags::equal(tag, &found.frame.header.tag) {
+                    found.refused = Some(Reason::BadTag);
                 }
             }
         }
     }
 
     /// The tags that those of these frames which have one ought to have, in order.
-    fn tags(&self, found: &[Result<Found<'_>, Reason>]) -> [[u8; TAG_BYTES]; TAGS] {
+    fn tags(&self, group: &[Found<'_>]) -> [[u8; TAG_BYTES]; TAGS] {
         let mut jobs: ArrayVec<Job<'_>, TAGS> = ArrayVec::new();
-        for found in found.iter().flatten() {
-            if let Some(key) = &found.key {
-                jobs.push(Job { key, frame: found.frame.bytes });
-            }
+        for found in group.iter().filter(|found| found.refused.is_none()) {
+            let key = match found.proof {
+                Proof::Crc => continue,
+                Proof::HeldKey => self.windows[found.window].key.as_ref().unwrap_or(&found.new_key),
+                Proof::NewKey => &found.new_key,
+            };
+            jobs.push(Job { key, frame: found.frame.bytes });
         }
         let mut tags = [[0; TAG_BYTES]; TAGS];
-        tags::tags(self.path, &jobs, &mut tags);
+        if !jobs.is_empty() {
+            tags::tags(self.path, &jobs, &mut tags);
+        }
         tags
     }
 
@@ -287,10 +322,15 @@ impl<'a> Ingress<'a> {
     /// The first of the last checks that failed.
     #[inline]
     pub fn settle(&mut self, found: &Found<'_>) -> Result<(), Refused> {
+        if let Some(reason) = found.refused {
+            return Err(reason.into());
+        }
         let (frame, index) = (&found.frame, found.window);
-        let (tagged, epoch, id) = (found.key.is_some(), frame.header.epoch.get(), frame.header.frame_id.get());
+        let (tagged, epoch, id) =
+            (found.proof != Proof::Crc, frame.header.epoch.get(), frame.header.frame_id.get());
         let window = &mut self.windows[index];
-        follow_epoch(window, epoch, tagged, found.key.filter(|_| found.key_is_new))?;
+        let new_key = if found.proof == Proof::NewKey { Some(found.new_key) } else { None };
+        follow_epoch(window, epoch, tagged, new_key)?;
         let refused = |reason| Refused { reason, verified: Some((found.session, index)) };
         window.settle(id, tagged).map_err(refused)?;
         if let Err(reason) = payload::check(frame) {

@@ -348,32 +348,27 @@ impl<Q: TxQueue> Burst<'_, '_, '_, Q> {
     /// is in cache by the time the last was checked.
     fn judge(&mut self, received: &[Received], verdicts: &mut [Verdict; MESSAGES_MAX]) {
         let mut frames = received.iter().flat_map(|item| frames_of(item).map(move |bytes| (item, bytes)));
+        let mut found = [Found::NONE; STAGE];
         let mut ahead = self.next_stage(&mut frames);
         while !ahead.is_empty() {
             // What checking the next stage will read is asked for before this one is judged.
             let stage = core::mem::replace(&mut ahead, self.next_stage(&mut frames));
-            let mut found: ArrayVec<Result<Found<'_>, Reason>, STAGE> = ArrayVec::new();
-            for Waiting { item, bytes, owned } in &stage {
-                found.push(self.ingress.find(bytes, item.shard, (*owned).into(), &item.source));
-                if let Some(Ok(found)) = found.last() {
+            let found = &mut found[..stage.len()];
+            for (Waiting { item, bytes, owned }, found) in stage.iter().zip(&mut *found) {
+                self.ingress.find(bytes, item.shard, (*owned).into(), &item.source, found);
+                if found.refused.is_none() {
                     tachyon_policy::prefetch(found.frame.messages, self.tables, item.shard);
                 }
             }
-            self.ingress.check_tags(&mut found);
-            for (waiting, slot) in stage.iter().zip(&mut found) {
-                let settled = match slot {
-                    Ok(found) => self.ingress.settle(found),
-                    Err(reason) => Err((*reason).into()),
-                };
-                if let Err(refused) = settled {
-                    *slot = Err(refused.reason);
+            self.ingress.check_tags(found);
+            for (waiting, found) in stage.iter().zip(&mut *found) {
+                if let Err(refused) = self.ingress.settle(found) {
+                    found.refused = Some(refused.reason);
                     self.refuse(&refused, waiting.bytes, waiting.item);
                 }
             }
-            for (waiting, found) in stage.iter().zip(&found) {
-                if let Ok(found) = found {
-                    self.judge_frame(found, waiting.owned, waiting.item, verdicts);
-                }
+            for (waiting, found) in stage.iter().zip(&*found).filter(|(_, found)| found.refused.is_none()) {
+                self.judge_frame(found, waiting.owned, waiting.item, verdicts);
             }
             if self.egress.ready.len() >= SENT_EARLY {
                 self.work.sent += self.egress.transmit(self.queue);

@@ -83,6 +83,27 @@ pub struct FrameHeader {
 
 const _: () = assert!(size_of::<FrameHeader>() == LINE && align_of::<FrameHeader>() == 1);
 
+impl FrameHeader {
+    /// All zeros, which is no valid header.
+    pub const ZERO: Self = Self {
+        magic: [0; 4],
+        flags: U16::ZERO,
+        version: 0,
+        kind: 0,
+        route_id: U32::ZERO,
+        frame_id: U32::ZERO,
+        len: U32::ZERO,
+        crc32c: U32::ZERO,
+        session_id: U32::ZERO,
+        shard: U16::ZERO,
+        count: U16::ZERO,
+        sent_ns: U64::ZERO,
+        epoch: U32::ZERO,
+        reserved: U32::ZERO,
+        tag: [0; 16],
+    };
+}
+
 /// The identity under which a message was first admitted; 16 bytes per message behind the messages of a frame with
 /// [`PROVENANCE`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -129,6 +150,16 @@ pub struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
+    /// No frame: what an empty place holds.
+    pub const EMPTY: Self = Self {
+        header: &FrameHeader::ZERO,
+        messages: &[],
+        provenance: &[],
+        payload: &[],
+        payload_offset: 0,
+        bytes: &[],
+    };
+
     /// Whether a tag is present, and so must be verified.
     #[inline]
     #[must_use]
