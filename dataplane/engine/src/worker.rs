@@ -349,10 +349,12 @@ impl<Q: TxQueue> Burst<'_, '_, '_, Q> {
     fn judge(&mut self, received: &[Received], verdicts: &mut [Verdict; MESSAGES_MAX]) {
         let mut frames = received.iter().flat_map(|item| frames_of(item).map(move |bytes| (item, bytes)));
         let mut found = [Found::NONE; STAGE];
-        let mut ahead = self.next_stage(&mut frames);
+        let (mut stage, mut ahead) = (&mut Stage::new(), &mut Stage::new());
+        self.next_stage(&mut frames, ahead);
         while !ahead.is_empty() {
+            core::mem::swap(&mut stage, &mut ahead);
             // What checking the next stage will read is asked for before this one is judged.
-            let stage = core::mem::replace(&mut ahead, self.next_stage(&mut frames));
+            self.next_stage(&mut frames, ahead);
             let found = &mut found[..stage.len()];
             for (Waiting { item, bytes, owned }, found) in stage.iter().zip(&mut *found) {
                 self.ingress.find(bytes, item.shard, (*owned).into(), &item.source, found);
@@ -379,8 +381,8 @@ impl<Q: TxQueue> Burst<'_, '_, '_, Q> {
 
     /// The next frames that are judged together.
     #[inline]
-    fn next_stage<'f>(&self, frames: &mut impl Iterator<Item = (&'f Received, &'f [u8])>) -> Stage<'f> {
-        let mut stage = Stage::new();
+    fn next_stage<'f>(&self, frames: &mut impl Iterator<Item = (&'f Received, &'f [u8])>, stage: &mut Stage<'f>) {
+        stage.clear();
         let mut left = STAGE_BYTES;
         while left > 0
             && !stage.is_full()
@@ -391,7 +393,6 @@ impl<Q: TxQueue> Burst<'_, '_, '_, Q> {
             stage.push(Waiting { item, bytes, owned });
             left = left.saturating_sub(bytes.len());
         }
-        stage
     }
 
     /// A shard's place among those of this worker; past the last for one that is another's.
