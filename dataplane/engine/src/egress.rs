@@ -10,14 +10,14 @@ use tachyon_driver_api::{Buffer, Completion, CompletionBatch, Pool, Transmit, Tx
 use tachyon_kernels::{Path, prefetch_write};
 use tachyon_policy::Verdict;
 use tachyon_wire::{
-    Endpoint, LINE, Message, Reason,
+    Endpoint, FrameHeader, LINE, Message, Reason,
     build::FrameFields,
     command,
     counters::{ROUTES_COUNTED, RouteCounters, WorkerStats},
     frame::{Frame, KIND_DATA},
     image::{RouteRule, Target},
 };
-use zerocopy::{IntoBytes, byteorder::little_endian::U64};
+use zerocopy::{FromBytes, IntoBytes, byteorder::little_endian::U64};
 
 /// [`LINE`] as the type that lengths have here.
 pub(crate) const LINE_BYTES: u32 = 64;
@@ -508,9 +508,10 @@ impl Egress<'_> {
         let Some(buffer) = &mut lane.buffer else { return false };
         let bytes = lane.end - lane.frame_start;
         let fields = FrameFields { route_id: lane.route_id, shard: lane.shard, ..FrameFields::default() };
-        let header = fields.header(KIND_DATA, u16::try_from(count).unwrap_or(u16::MAX), bytes - LINE_BYTES);
-        let at = lane.frame_start as usize;
-        buffer.bytes_mut()[at..at + LINE].copy_from_slice(header.as_bytes());
+        let Ok((header, _)) = FrameHeader::mut_from_prefix(&mut buffer.bytes_mut()[lane.frame_start as usize..]) else {
+            return false;
+        };
+        *header = fields.header(KIND_DATA, u16::try_from(count).unwrap_or(u16::MAX), bytes - LINE_BYTES);
         lane.frame_start = lane.end;
         if lane.stride == 0 {
             lane.stride = bytes;
@@ -527,17 +528,28 @@ impl Egress<'_> {
         self.flush_closed(index, stats);
     }
 
-    /// Seals a lane's frames and queues its buffer. The lane that was opened last takes its place.
+    /// Sends a lane whose frames are all closed. The lane that was opened last takes its place.
     fn flush_closed(&mut self, index: usize, stats: &mut WorkerStats) {
+        self.send_lane(index, stats);
+        let lane = &self.lanes[index];
+        self.lane_of[usize::from(lane.owned) * self.targets + lane.target as usize] = CLOSED;
         self.open -= 1;
-        self.lanes.swap(index, self.open);
-        let entry = |lane: &Lane| usize::from(lane.owned) * self.targets + lane.target as usize;
         if index < self.open {
-            self.lane_of[entry(&self.lanes[index])] = u32::try_from(index).unwrap_or(CLOSED);
+            self.lanes.swap(index, self.open);
+            let moved = &self.lanes[index];
+            self.lane_of[usize::from(moved.owned) * self.targets + moved.target as usize] =
+                u32::try_from(index).unwrap_or(CLOSED);
         }
-        let lane = core::mem::replace(&mut self.lanes[self.open], Lane::EMPTY);
-        self.lane_of[entry(&lane)] = CLOSED;
-        let Some(mut buffer) = lane.buffer else { return };
+        if self.unsealed >= seal::TOGETHER {
+            self.seal_queued(); // now, while it is in cache
+        }
+    }
+
+    /// Numbers a lane's frames and queues its buffer.
+    #[inline(always)]
+    fn send_lane(&mut self, index: usize, stats: &mut WorkerStats) {
+        let lane = &mut self.lanes[index];
+        let Some(mut buffer) = lane.buffer.take() else { return };
         let subscriber = &self.subscribers[lane.subscriber as usize];
         let place = lane.subscriber as usize * self.owned + usize::from(lane.owned);
         let stream = &mut self.streams[place];
@@ -557,11 +569,7 @@ impl Egress<'_> {
             first_ns: lane.first_ns,
         };
         let (offset, stride, shard) = (0, lane.stride, lane.shard);
-        let item = Transmit { buffer, offset, len, stride, shard, destination, token: 0 };
-        self.queue(item, flight, stats);
-        if self.unsealed >= seal::TOGETHER {
-            self.seal_queued(); // now, while it is in cache
-        }
+        self.queue(Transmit { buffer, offset, len, stride, shard, destination, token: 0 }, flight, stats);
     }
 
     /// Queues a reply to a publisher.
@@ -578,6 +586,8 @@ impl Egress<'_> {
         self.queue(Transmit { buffer, offset: 0, len, stride: len, shard, destination, token: 0 }, flight, stats);
     }
 
+    // Inlined by force, as is what it calls: both records are then written where they stay, not written and moved.
+    #[inline(always)]
     fn queue(&mut self, item: Transmit, flight: InFlight, stats: &mut WorkerStats) {
         // There are as many tokens and places as buffers, so neither can be missing while this buffer is in hand.
         let Some(token) = self.tokens.get() else {

@@ -16,6 +16,7 @@ impl<'a> Ready<'a> {
         Self { items, head: 0, len: 0 }
     }
 
+    #[inline(always)]
     pub(crate) fn push(&mut self, item: Transmit) {
         let at = (self.head + self.len) % self.items.len();
         debug_assert!(self.items[at].is_none(), "more buffers are queued than there are");

@@ -41,6 +41,7 @@ pub struct FrameFields {
 
 impl FrameFields {
     /// The header of a frame with `len` bytes behind it and `count` messages, not yet sealed.
+    #[inline]
     #[must_use]
     pub fn header(&self, kind: u8, count: u16, len: u32) -> FrameHeader {
         FrameHeader {
