@@ -10,7 +10,10 @@ use crate::{
 use std::{collections::VecDeque, hint::black_box, sync::Arc, time::Instant};
 use tachyon_driver_api::{Buffer, CompletionBatch, Pool, Received, RxBatch, RxQueue, Transmit, TxBatch, TxQueue};
 use tachyon_driver_mem::{LinkConfig, pair};
-use tachyon_engine::{Limits, Memory, ingress::{Found, Ingress}};
+use tachyon_engine::{
+    Limits, Memory,
+    ingress::{Found, Ingress},
+};
 use tachyon_policy::{FrameContext, Inputs, Publisher, Shards, Tables, Verdict, Verified, govern, prefetch};
 use tachyon_wire::{
     FrameHeader, LINE, Message,

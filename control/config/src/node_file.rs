@@ -105,6 +105,22 @@ pub struct WorkersSection {
     pub idle_wait_us: u32,
     /// Whether a worker that allocates or frees after start-up ends the process, rather than being counted.
     pub strict_heap: bool,
+    /// Which instructions the loop may use.
+    pub instructions: Instructions,
+}
+
+/// Which instructions the loop may use. They change what it costs and nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Instructions {
+    /// The best that the CPU has.
+    Auto,
+    /// AVX-512 with VAES and VPCLMULQDQ, or do not start.
+    Avx512,
+    /// AVX2 with AES-NI and PCLMULQDQ, or do not start.
+    Avx2,
+    /// What every machine has.
+    Scalar,
 }
 
 /// What an idle worker does.
@@ -208,6 +224,7 @@ impl Default for WorkersSection {
             idle_spin_us: 50,    // ten fill windows: longer than any gap in traffic worth the name
             idle_wait_us: 1_000, // the longest that a command or a ruleset may wait
             strict_heap: false,
+            instructions: Instructions::Auto,
         }
     }
 }
@@ -387,7 +404,7 @@ mod tests {
         let keys: usize = table.values().map(|section| section.as_table().unwrap().len()).sum();
         let commented = ["# user = ", "# control_user = "];
         assert!(commented.iter().all(|key| DEFAULT_NODE_FILE.contains(key)));
-        assert_eq!(keys + commented.len(), 4 + 9 + 6 + 5 + 6, "a key is missing in node.toml, or its number here");
+        assert_eq!(keys + commented.len(), 4 + 9 + 7 + 5 + 6, "a key is missing in node.toml, or its number here");
     }
 
     #[test]

@@ -326,8 +326,7 @@ impl<'a> Ingress<'a> {
             return Err(reason.into());
         }
         let (frame, index) = (&found.frame, found.window);
-        let (tagged, epoch, id) =
-            (found.proof != Proof::Crc, frame.header.epoch.get(), frame.header.frame_id.get());
+        let (tagged, epoch, id) = (found.proof != Proof::Crc, frame.header.epoch.get(), frame.header.frame_id.get());
         let window = &mut self.windows[index];
         let new_key = if found.proof == Proof::NewKey { Some(found.new_key) } else { None };
         follow_epoch(window, epoch, tagged, new_key)?;

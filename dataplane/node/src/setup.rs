@@ -28,7 +28,7 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use tachyon_config::{NodeFile, Pages, Switch};
+use tachyon_config::{Instructions, NodeFile, Pages, Switch};
 use tachyon_driver_api::Pool;
 use tachyon_driver_arena::{Arena, ArenaConfig};
 use tachyon_driver_uring::{ArenaRegion, UringConfig};
@@ -52,6 +52,7 @@ const QUARANTINE: usize = 1_024;
 /// Builds the node; when this returns, the workers are in their loops.
 pub(crate) fn build(file: &NodeFile, voice: Voice, stop: Arc<AtomicBool>) -> anyhow::Result<Housekeeping> {
     let plan = Plan::new(file, &Machine::discover())?;
+    let path = path(file)?;
     let mut degraded = plan.degraded.clone();
     let user = file.node.user.as_deref().map(User::find).transpose()?;
     let state = StateFolder::open(&file.node.state_dir)?;
@@ -75,7 +76,7 @@ pub(crate) fn build(file: &NodeFile, voice: Voice, stop: Arc<AtomicBool>) -> any
     for worker in &plan.workers {
         let (pool, region) = arenas.pool(worker, &mut degraded)?;
         let (host, desk) = rings(&segment, worker.worker)?;
-        let limits = limits(file, worker, boot, common.clock);
+        let limits = limits(file, worker, boot, common.clock, path);
         desks.push(start(
             Seat { plan: worker.clone(), limits, port: port(file, region), pool, host },
             desk,
@@ -121,13 +122,15 @@ pub(crate) fn announce(house: &Housekeeping, file: &NodeFile) {
     let Hello { boot_number, workers, shard_count, .. } = house.hello;
     let (address, port) = (file.network.address, file.network.base_port);
     let ruleset = house.current.as_ref().map_or(0, |image| image.version());
+    let instructions = path(file).map_or("", Path::name);
     let text = format!(
-        "start {boot_number}, {workers} workers, {shard_count} shards at {address} from UDP port {port}, ruleset {ruleset}"
+        "start {boot_number}, {workers} workers ({instructions}), {shard_count} shards at {address} from UDP port {port}, ruleset {ruleset}"
     );
     let socket = file.node.run_dir.join(SOCKET);
     let facts = [
         ("boot_number", json!(boot_number)),
         ("workers", json!(workers)),
+        ("instructions", json!(instructions)),
         ("shard_count", json!(shard_count)),
         ("base_port", json!(port)),
         ("ruleset_version", json!(ruleset)),
@@ -246,7 +249,21 @@ fn start(seat: Seat, mut desk: Desk, common: &Common, degraded: &mut Vec<String>
     Ok(desk)
 }
 
-fn limits(file: &NodeFile, worker: &WorkerPlan, boot: u16, clock: Clock) -> Limits {
+/// The path that the node file asks for.
+fn path(file: &NodeFile) -> anyhow::Result<Path> {
+    let name = match file.workers.instructions {
+        Instructions::Auto => return Ok(Path::detect()),
+        Instructions::Avx512 => "avx512",
+        Instructions::Avx2 => "avx2",
+        Instructions::Scalar => "scalar",
+    };
+    Path::parse(name).with_context(|| {
+        let best = Path::detect().name();
+        format!("this CPU does not have all of {name}: set instructions = \"auto\" in [workers], or \"{best}\"")
+    })
+}
+
+fn limits(file: &NodeFile, worker: &WorkerPlan, boot: u16, clock: Clock, path: Path) -> Limits {
     Limits {
         worker: worker.worker,
         workers: file.workers.count,
@@ -263,7 +280,7 @@ fn limits(file: &NodeFile, worker: &WorkerPlan, boot: u16, clock: Clock) -> Limi
         fill_window_ns: file.limits.fill_window_ns.into(),
         boot,
         unix_offset_ns: clock.unix_offset_ns(),
-        path: Path::detect(),
+        path,
     }
 }
 
