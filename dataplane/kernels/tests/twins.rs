@@ -28,6 +28,8 @@ fn check_crc(bytes: &[u8]) {
         assert_eq!(crc::crc32c(path, bytes), tachyon_wire::crc::of(bytes), "{}, {} bytes", path.name(), bytes.len());
         let expected = tachyon_wire::crc::compute(bytes);
         assert_eq!(crc::frame_crc(path, bytes), expected, "frame, {}, {} bytes", path.name(), bytes.len());
+        let behind = crc::crc32c(path, bytes.get(LINE..).unwrap_or_default());
+        assert_eq!(crc::joined_crc(path, bytes, behind), expected, "joined, {}, {} bytes", path.name(), bytes.len());
     }
 }
 

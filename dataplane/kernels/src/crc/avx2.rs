@@ -1,6 +1,9 @@
 //! One line in four registers of 16 bytes, and the crc instruction beside them.
 
-use super::fold::{finish, key, power, times_x, word_crc, words_crc};
+use super::{
+    fold::{finish, key, word_crc, words_crc},
+    power, times_x,
+};
 use core::arch::x86_64::{
     __m128i, _mm_and_si128, _mm_clmulepi64_si128, _mm_cvtsi32_si128, _mm_cvtsi128_si64, _mm_loadu_si128, _mm_set_epi32,
     _mm_set_epi64x, _mm_setzero_si128, _mm_unpackhi_epi64, _mm_xor_si128,

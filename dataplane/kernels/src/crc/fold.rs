@@ -4,29 +4,22 @@
 //! coefficient of xⁱ, and a 32-bit constant in its low half stands for itself · x³²; the product of two words comes out one
 //! power higher. So a multiplication by a constant k is one by k · x³³, which [`key`] leaves out.
 
-use core::arch::x86_64::{_mm_crc32_u8, _mm_crc32_u64};
-
-/// The polynomial, bit-reflected: bit 31 − i is the coefficient of xⁱ.
-const POLYNOMIAL: u32 = 0x82f6_3b78;
+use super::power;
+use core::arch::x86_64::{_mm_clmulepi64_si128, _mm_crc32_u8, _mm_crc32_u64, _mm_cvtsi128_si64, _mm_set_epi64x};
 
 /// What moves 16 bytes forward by `bits`: the factors of their first eight bytes, which weigh x⁶⁴ more, and of the last.
 pub(super) const fn key(bits: u32) -> [i64; 2] {
     [power(bits + 64 - 33) as i64, power(bits - 33) as i64]
 }
 
-/// xⁿ modulo the polynomial.
-pub(super) const fn power(n: u32) -> u32 {
-    let mut power: u32 = 1 << 31;
-    let mut exponent = 0;
-    while exponent < n {
-        power = times_x(power);
-        exponent += 1;
-    }
-    power
-}
-
-pub(super) const fn times_x(power: u32) -> u32 {
-    power >> 1 ^ if power & 1 == 1 { POLYNOMIAL } else { 0 }
+/// The product of two remainders and x³³: what moves a remainder forward, where `factor` leaves out the x³³ that the
+/// carry-less product and the crc of eight bytes bring along.
+#[inline]
+#[target_feature(enable = "pclmulqdq,sse4.2")]
+#[expect(clippy::cast_sign_loss, reason = "the vector types of the architecture are signed")]
+pub(super) fn moved(crc: u32, factor: u32) -> u32 {
+    let factors = [crc, factor].map(|factor| _mm_set_epi64x(0, i64::from(factor)));
+    word_crc(0, _mm_cvtsi128_si64(_mm_clmulepi64_si128::<0x00>(factors[0], factors[1])) as u64)
 }
 
 /// The crc goes on over bytes that fill no line. `crc` is the bare remainder, not yet inverted.
