@@ -1,6 +1,7 @@
 //! From accepted messages to frames on their way: one open buffer per route target and shard, bounded queues, completions.
 
 use crate::{
+    fan::Bodies,
     ready::{Ready, Tokens},
     seal,
     stream::Stream,
@@ -73,19 +74,21 @@ impl core::fmt::Debug for Subscriber {
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Lane {
-    buffer: Option<Buffer>,
+    pub(crate) buffer: Option<Buffer>,
     /// Where the next message goes.
-    end: u32,
+    pub(crate) end: u32,
     /// Where the frame being filled has to end at the latest.
-    frame_limit: u32,
-    /// In the frames that are closed.
-    copies: u32,
+    pub(crate) frame_limit: u32,
+    /// What the frame being filled begins with, as [`crate::fan::Bodies`] counts; 0 where that is not known.
+    pub(crate) first: u32,
     /// Where the frame being filled starts.
-    frame_start: u32,
+    pub(crate) frame_start: u32,
     /// Bytes of the first frame, once it is closed; 0 before.
-    stride: u32,
+    stride: u16,
+    /// In the frames that are closed.
+    copies: u16,
     target: u32,
-    subscriber: u32,
+    pub(crate) subscriber: u32,
     route: u32,
     route_id: u32,
     shard: u16,
@@ -114,6 +117,7 @@ impl Lane {
         frame_limit: 0,
         end: 0,
         copies: 0,
+        first: 0,
         first_ns: 0,
     };
 
@@ -134,7 +138,7 @@ impl Lane {
         }
     }
 
-    fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.end + LINE_BYTES <= self.frame_limit
     }
 
@@ -195,6 +199,7 @@ pub struct Egress<'a> {
     pub(crate) submitted: ArrayVec<(u64, u32), SUBMITTED_MAX>,
     /// Buffers at the queue's end whose frames are numbered and not yet sealed.
     pub(crate) unsealed: usize,
+    pub(crate) bodies: Bodies,
     pub(crate) path: Path,
     pub(crate) owned: usize,
     /// The longest frame that a buffer holds.
@@ -305,16 +310,16 @@ impl Egress<'_> {
             }
             match self.copy(hop, target, subscriber.get(), message, pool, stats) {
                 Ok(()) => copied += 1,
-                Err(reason) => refuse_copy(stats, &hop, target, reason),
+                Err(reason) => refuse_copies(stats, &hop, target, 1, reason),
             }
         }
         stats.counters.copies_held += copied;
     }
 
-    /// The same for a message with a payload in its frame, or of a durable topic: of those nothing may be forwarded
-    /// before it is on stable storage, and there is no truth log yet.
+    /// Copies a message with a payload in its frame, or of a durable topic, to every target of its route: of durable ones
+    /// nothing may be forwarded before it is on stable storage, and there is no truth log yet.
     #[cold]
-    #[expect(clippy::too_many_arguments, reason = "the frame, and whether it is durable, beside what `dispatch` takes")]
+    #[expect(clippy::too_many_arguments, reason = "the frame, and whether it is durable, beside what `spread` takes")]
     pub fn dispatch_rare(
         &mut self,
         hop: Hop<'_>,
@@ -336,7 +341,7 @@ impl Egress<'_> {
             }
             stats.counters.copies_due += targets.len() as u64;
             for (target, _) in (hop.rule.first_target.get()..).zip(targets) {
-                refuse_copy(stats, &hop, target, Reason::PersistUnavailable);
+                refuse_copies(stats, &hop, target, 1, Reason::PersistUnavailable);
             }
             return;
         };
@@ -344,7 +349,7 @@ impl Egress<'_> {
         for (target, subscriber) in (hop.rule.first_target.get()..).zip(targets) {
             match self.copy_with_payload(hop, target, subscriber.get(), message, payload, pool, stats) {
                 Ok(()) => stats.counters.copies_held += 1,
-                Err(reason) => refuse_copy(stats, &hop, target, reason),
+                Err(reason) => refuse_copies(stats, &hop, target, 1, reason),
             }
         }
     }
@@ -370,7 +375,7 @@ impl Egress<'_> {
     /// Appends a frame of this one message and its payload. Frames with payload are few and long, so each carries one
     /// message; those of equal length still travel together.
     #[cold]
-    #[expect(clippy::too_many_arguments, reason = "the payload beside what `copy` takes")]
+    #[expect(clippy::too_many_arguments, reason = "the message and its payload beside whose they are")]
     fn copy_with_payload(
         &mut self,
         hop: Hop<'_>,
@@ -388,7 +393,7 @@ impl Egress<'_> {
         }
         let mut index = self.lane(hop, target, subscriber, pool, stats)?;
         let open = self.next_frame(index, stats);
-        let stride = self.lanes[index].stride;
+        let stride = u32::from(self.lanes[index].stride);
         if open && stride != 0 && stride != size {
             self.flush_closed(index, stats);
         }
@@ -410,7 +415,7 @@ impl Egress<'_> {
     }
 
     /// The open lane of a target, opened if there is none.
-    fn lane(
+    pub(crate) fn lane(
         &mut self,
         hop: Hop<'_>,
         target: u32,
@@ -466,7 +471,7 @@ impl Egress<'_> {
     }
 
     /// Closes the frame being filled and starts the next; false if the lane had to be flushed for it.
-    fn next_frame(&mut self, index: usize, stats: &mut WorkerStats) -> bool {
+    pub(crate) fn next_frame(&mut self, index: usize, stats: &mut WorkerStats) -> bool {
         let count = self.lanes[index].filling();
         if count == 0 {
             return self.lanes[index].has_room(); // The frame being filled is still empty.
@@ -483,9 +488,9 @@ impl Egress<'_> {
         let lane = &mut self.lanes[index];
         let Some(buffer) = &lane.buffer else { return false };
         let start = lane.end;
-        let largest =
-            if lane.stride == 0 { self.subscribers[lane.subscriber as usize].frame_bytes_max } else { lane.stride };
-        let full = lane.stride != 0 && start >= FRAMES_PER_BUFFER * lane.stride;
+        let stride = u32::from(lane.stride);
+        let largest = if stride == 0 { self.subscribers[lane.subscriber as usize].frame_bytes_max } else { stride };
+        let full = stride != 0 && start >= FRAMES_PER_BUFFER * stride;
         // One frame always fits.
         let share = OPEN_BYTES / u32::try_from(self.open).unwrap_or(u32::MAX).max(1);
         if full || start + largest > BUFFER_BYTES_MAX.min(share.max(largest)).min(buffer.capacity()) {
@@ -500,8 +505,9 @@ impl Egress<'_> {
     /// Writes the header of the frame being filled, as far as it is known before the frame is sealed; false if it is
     /// shorter than the ones before it, and so has to be the last.
     fn close_frame(&mut self, index: usize, count: u32, stats: &mut WorkerStats) -> bool {
+        let behind = self.crc_behind(index, count);
         let lane = &mut self.lanes[index];
-        lane.copies += count;
+        lane.copies += u16::try_from(count).unwrap_or(0); // a buffer holds fewer than 1,024
         let route = route_of(stats, lane.route);
         route.due += u64::from(count);
         route.accepted += if lane.leads { u64::from(count) } else { 0 };
@@ -512,11 +518,12 @@ impl Egress<'_> {
             return false;
         };
         *header = fields.header(KIND_DATA, u16::try_from(count).unwrap_or(u16::MAX), bytes - LINE_BYTES);
+        header.crc32c.set(behind); // until it is sealed: of what is behind the header, 0 if not known
         lane.frame_start = lane.end;
         if lane.stride == 0 {
-            lane.stride = bytes;
+            lane.stride = u16::try_from(bytes).unwrap_or(0); // a buffer has no more than 65,507
         }
-        bytes == lane.stride
+        bytes == u32::from(lane.stride)
     }
 
     /// Closes what is open of a lane and queues it.
@@ -554,8 +561,8 @@ impl Egress<'_> {
         let place = lane.subscriber as usize * self.owned + usize::from(lane.owned);
         let stream = &mut self.streams[place];
         let sent_ns = lane.first_ns.wrapping_add(self.unix_offset_ns);
-        let len = lane.frame_start;
-        for frame in buffer.bytes_mut()[..len as usize].chunks_mut(lane.stride.max(LINE_BYTES) as usize) {
+        let (len, stride) = (lane.frame_start, u32::from(lane.stride));
+        for frame in buffer.bytes_mut()[..len as usize].chunks_mut(stride.max(LINE_BYTES) as usize) {
             seal::number(frame, subscriber, stream, sent_ns);
         }
         let destination = port_of(&subscriber.endpoint, lane.shard);
@@ -563,13 +570,13 @@ impl Egress<'_> {
             subscriber: lane.subscriber,
             stream: u32::try_from(place).unwrap_or(u32::MAX),
             route: lane.route,
-            copies: lane.copies,
+            copies: lane.copies.into(),
             bytes: len,
-            frames: len.div_ceil(lane.stride.max(1)),
+            frames: len.div_ceil(stride.max(1)),
             first_ns: lane.first_ns,
         };
-        let (offset, stride, shard) = (0, lane.stride, lane.shard);
-        self.queue(Transmit { buffer, offset, len, stride, shard, destination, token: 0 }, flight, stats);
+        let item = Transmit { buffer, offset: 0, len, stride, shard: lane.shard, destination, token: 0 };
+        self.queue(item, flight, stats);
     }
 
     /// Queues a reply to a publisher.
@@ -628,7 +635,8 @@ impl Egress<'_> {
     /// Copies in open frames, queued or in flight, counted one by one.
     #[must_use]
     pub fn copies_held(&self) -> u64 {
-        let open = self.lanes[..self.open].iter().map(|lane| u64::from(lane.copies + lane.filling())).sum::<u64>();
+        let open =
+            self.lanes[..self.open].iter().map(|lane| u64::from(u32::from(lane.copies) + lane.filling())).sum::<u64>();
         open + self.in_flight.iter().map(|flight| u64::from(flight.copies)).sum::<u64>()
     }
 
@@ -721,13 +729,13 @@ fn route_of(stats: &mut WorkerStats, route: u32) -> &mut RouteCounters {
     &mut stats.routes[(route as usize).min(ROUTES_COUNTED - 1)]
 }
 
-/// Charges a copy that did not get into a frame to a reason.
+/// Charges copies that did not get into a frame to a reason.
 #[cold]
-fn refuse_copy(stats: &mut WorkerStats, hop: &Hop<'_>, target: u32, reason: Reason) {
+pub(crate) fn refuse_copies(stats: &mut WorkerStats, hop: &Hop<'_>, target: u32, copies: u64, reason: Reason) {
     let route = route_of(stats, hop.route);
-    route.due += 1;
-    route.accepted += u64::from(target == hop.rule.first_target.get());
-    refuse(stats, hop.route, 1, reason);
+    route.due += copies;
+    route.accepted += if target == hop.rule.first_target.get() { copies } else { 0 };
+    refuse(stats, hop.route, copies, reason);
 }
 
 /// Charges copies to a reason.

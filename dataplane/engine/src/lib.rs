@@ -14,6 +14,7 @@
 extern crate alloc;
 
 pub mod egress;
+pub mod fan;
 pub mod host;
 pub mod ingress;
 pub mod limits;

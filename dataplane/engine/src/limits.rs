@@ -2,6 +2,7 @@
 
 use crate::{
     egress::{InFlight, Lane, Subscriber},
+    fan::Fan,
     ingress::Session,
     reply::KeptNack,
     stream::Stream,
@@ -82,6 +83,10 @@ pub struct Memory<'a> {
     pub streams: &'a mut [Stream],
     /// `targets_max × owned` entries, each [`crate::egress::CLOSED`].
     pub lane_of: &'a mut [u32],
+    /// [`crate::fan::FANS`] records.
+    pub fans: &'a mut [Fan],
+    /// `targets_max × owned` entries, each [`crate::egress::CLOSED`].
+    pub fan_of: &'a mut [u32],
     /// One entry per buffer.
     pub lanes: &'a mut [Lane],
     /// One entry per buffer.
@@ -122,6 +127,8 @@ impl Memory<'static> {
             subscribers: made(|| Subscriber::EMPTY, subscribers),
             streams: made(|| Stream::EMPTY, subscribers * owned),
             lane_of: many(crate::egress::CLOSED, limits.targets_max as usize * owned),
+            fans: many(Fan::EMPTY, crate::fan::FANS),
+            fan_of: many(crate::egress::CLOSED, limits.targets_max as usize * owned),
             lanes: made(|| Lane::EMPTY, buffers),
             ready: made(|| None, buffers),
             in_flight: many(InFlight::EMPTY, buffers),

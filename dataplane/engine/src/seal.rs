@@ -100,9 +100,11 @@ pub(crate) fn number(frame: &mut [u8], subscriber: &Subscriber, stream: &mut Str
     }
 }
 
-/// Both fields of the header were zero: it was written for this frame.
+/// The tag was zero: the header was written for this frame. So was the crc, unless that of what is behind the header was
+/// known and left there.
 fn with_crc(path: Path, frame: &mut [u8]) {
-    let crc32c = crc::frame_crc(path, frame);
+    let behind = FrameHeader::ref_from_prefix(frame).map_or(0, |(header, _)| header.crc32c.get());
+    let crc32c = if behind == 0 { crc::frame_crc(path, frame) } else { crc::joined_crc(path, frame, behind) };
     if let Ok((header, _)) = FrameHeader::mut_from_prefix(frame) {
         header.crc32c.set(crc32c);
     }

@@ -2,6 +2,7 @@
 
 use crate::{
     egress::{Egress, Hop, LINE_BYTES},
+    fan::{Bodies, Fans, Spread},
     host::Host,
     ingress::{Found, Ingress, Refused},
     limits::{Limits, Memory},
@@ -18,6 +19,7 @@ use tachyon_wire::{
     command::{Command, Demand, SHARE_ALL},
     counters::WorkerStats,
     frame::{ACK_WANTED, Frame, MESSAGES_MAX},
+    image::Target,
 };
 
 /// Commands taken per turn: a control process that talks a lot must not become latency.
@@ -64,6 +66,7 @@ pub struct Worker<'a, Q, H> {
     ingress: Ingress<'a>,
     tables: Tables<'a>,
     egress: Egress<'a>,
+    fans: Fans<'a>,
     replies: Replies<'a>,
     pressure: Pressure,
     ruleset_version: u64,
@@ -90,6 +93,7 @@ impl<'a, Q: RxQueue + TxQueue, H: Host> Worker<'a, Q, H> {
             pending: TxBatch::new(),
             submitted: ArrayVec::new(),
             unsealed: 0,
+            bodies: Bodies::default(),
             path: limits.path,
             owned,
             frame_bytes_most: FRAME_BYTES_MOST.min(pool.buffer_bytes()),
@@ -113,6 +117,7 @@ impl<'a, Q: RxQueue + TxQueue, H: Host> Worker<'a, Q, H> {
                 path: limits.path,
             },
             egress,
+            fans: Fans::new(memory.fans, memory.fan_of, limits.targets_max as usize),
             replies: Replies::new(memory.nacks),
             pressure: Pressure::default(),
             ruleset_version: 0,
@@ -156,8 +161,9 @@ impl<'a, Q: RxQueue + TxQueue, H: Host> Worker<'a, Q, H> {
         }
         let sendable = self.pool.total().saturating_sub(self.limits.receive_buffers as usize);
         let pressure = self.pressure.sample(self.pool.free(), sendable);
-        let Self { host, received, ingress, tables, egress, replies, stats, pool, verdicts, ruleset_version, .. } =
-            self;
+        let Self {
+            host, received, ingress, tables, egress, fans, replies, stats, pool, verdicts, ruleset_version, ..
+        } = self;
         let (queue, completions) = (&mut self.queue, &mut self.completions);
         let mut demands: ArrayVec<Demand, ASIDE_MAX> = ArrayVec::new();
         let mut quarantine: ArrayVec<(Message, u8), ASIDE_MAX> = ArrayVec::new();
@@ -178,6 +184,7 @@ impl<'a, Q: RxQueue + TxQueue, H: Host> Worker<'a, Q, H> {
             ingress,
             tables,
             egress,
+            fans,
             replies,
             stats,
             pool,
@@ -276,6 +283,7 @@ impl<'a, Q: RxQueue + TxQueue, H: Host> Worker<'a, Q, H> {
         }
         self.replies.due.clear();
         self.egress.abandon(&mut self.pool);
+        self.stats.counters.copies_due += self.fans.abandon();
         let counters = &mut self.stats.counters;
         counters.copies_held = self.egress.copies_held();
         let [frames, messages, copies] = counters.unaccounted().map(|gap| u64::try_from(gap).unwrap_or(0));
@@ -333,6 +341,7 @@ struct Burst<'b, 'a, 'r, Q> {
     ingress: &'b mut Ingress<'a>,
     tables: &'b mut Tables<'a>,
     egress: &'b mut Egress<'a>,
+    fans: &'b mut Fans<'a>,
     replies: &'b mut Replies<'a>,
     stats: &'b mut WorkerStats,
     pool: &'b mut Pool,
@@ -343,7 +352,7 @@ struct Burst<'b, 'a, 'r, Q> {
     quarantine: &'b mut ArrayVec<(Message, u8), ASIDE_MAX>,
 }
 
-impl<Q: TxQueue> Burst<'_, '_, '_, Q> {
+impl<'a, 'r, Q: TxQueue> Burst<'_, 'a, 'r, Q> {
     /// Judges a burst, a stage of frames at a time: all of them are checked first, so that what judging the first will touch
     /// is in cache by the time the last was checked.
     fn judge(&mut self, received: &[Received], verdicts: &mut [Verdict; MESSAGES_MAX]) {
@@ -376,6 +385,9 @@ impl<Q: TxQueue> Burst<'_, '_, '_, Q> {
                 self.work.sent += self.egress.transmit(self.queue);
                 self.work.completed += self.egress.settle(self.queue, self.completions, self.pool, self.stats);
             }
+        }
+        if let Some((fans, mut with)) = self.spreader() {
+            fans.spread_all(&mut with);
         }
     }
 
@@ -447,14 +459,14 @@ impl<Q: TxQueue> Burst<'_, '_, '_, Q> {
         loop {
             let run = self.egress.append_all(owned, direct, &frame.messages[at..], &verdicts[at..], self.stats);
             (copied, at) = (copied + run as u64, at + run);
-            let (Some(message), Some(verdict)) = (frame.messages.get(at), verdicts.get(at)) else { break };
+            let Some(verdict) = verdicts.get(at) else { break };
             if verdict.is_accepted() {
-                self.dispatch_other(frame, message, *verdict, shard, owned);
+                at = self.dispatch_others(frame, verdicts, at, shard, owned);
             } else {
                 refused += 1;
                 first_refused = first_refused.or(Some(verdict.reason()));
+                at += 1;
             }
-            at += 1;
         }
         let counters = &mut self.stats.counters;
         counters.messages_accepted += frame.messages.len() as u64 - refused;
@@ -463,19 +475,59 @@ impl<Q: TxQueue> Burst<'_, '_, '_, Q> {
         first_refused
     }
 
-    /// Copies a message that is more than appended to the one open frame of its route.
+    /// Copies the accepted message at `at`, and perhaps those behind it, where that is more than to append it to the one
+    /// open frame of its route; returns where to go on.
     #[inline(never)]
-    fn dispatch_other(&mut self, frame: &Frame<'_>, message: &Message, verdict: Verdict, shard: u16, owned: u16) {
-        let Self { now_ns, inputs, egress, pool, stats, .. } = self;
-        let Some((rule, targets)) = inputs.ruleset.ok().and_then(|ruleset| ruleset.route(verdict.route())) else {
-            return;
+    fn dispatch_others(&mut self, frame: &Frame<'_>, verdicts: &[Verdict], at: usize, shard: u16, owned: u16) -> usize {
+        let verdict = verdicts[at];
+        let Some((rule, targets)) = self.inputs.ruleset.ok().and_then(|ruleset| ruleset.route(verdict.route())) else {
+            return at + 1;
         };
-        let hop = Hop { now_ns: *now_ns, shard, owned, route: verdict.route(), rule };
-        if !frame.payload.is_empty() || verdict.is_durable() {
-            egress.dispatch_rare(hop, targets, frame, message, verdict.is_durable(), pool, stats);
-        } else {
-            egress.dispatch(hop, targets, message, pool, stats);
+        let hop = Hop { now_ns: self.now_ns, shard, owned, route: verdict.route(), rule };
+        if targets.len() == 1 && frame.payload.is_empty() && !verdict.is_durable() {
+            self.egress.dispatch(hop, targets, &frame.messages[at], self.pool, self.stats);
+            return at + 1;
         }
+        self.dispatch_fan(hop, targets, frame, verdicts, at)
+    }
+
+    /// Adds the message at `at` to its route's fan, and those behind it to theirs, up to one that is direct or refused or
+    /// needs more; or copies it, where it goes by itself. Returns where to go on.
+    #[inline(never)]
+    fn dispatch_fan(
+        &mut self,
+        hop: Hop<'_>,
+        targets: &[Target],
+        frame: &Frame<'_>,
+        verdicts: &[Verdict],
+        at: usize,
+    ) -> usize {
+        let (message, durable) = (&frame.messages[at], verdicts[at].is_durable());
+        let plain = frame.payload.is_empty() && !durable;
+        if plain {
+            let run = self.fans.add_run(hop.owned, &frame.messages[at..], &verdicts[at..]);
+            if run > 0 {
+                return at + run;
+            }
+        }
+        let Some((fans, mut with)) = self.spreader() else { return at + 1 };
+        if !plain {
+            fans.spread_route(hop.owned, hop.route, &mut with);
+            with.egress.dispatch_rare(hop, targets, frame, message, durable, with.pool, with.stats);
+        } else if fans.make_room(&hop, targets.len(), &mut with) {
+            return at + fans.add_run(hop.owned, &frame.messages[at..], &verdicts[at..]).max(1);
+        } else {
+            with.egress.dispatch(hop, targets, message, with.pool, with.stats);
+        }
+        at + 1
+    }
+
+    /// The fans and what they are spread with; none without a ruleset, and then nothing waits in one.
+    #[inline]
+    fn spreader(&mut self) -> Option<(&mut Fans<'a>, Spread<'_, 'r, 'a>)> {
+        let Self { now_ns, inputs, egress, fans, pool, stats, .. } = self;
+        let ruleset = inputs.ruleset.as_ref().ok()?;
+        Some((fans, Spread { now_ns: *now_ns, ruleset, egress, pool, stats }))
     }
 
     #[cold]

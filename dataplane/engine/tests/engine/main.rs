@@ -7,6 +7,7 @@
 mod fabric;
 
 mod against_model;
+mod fan_out;
 mod faults;
 mod forwarding;
 mod golden;

@@ -12,7 +12,7 @@ pub(crate) use host::TestHost;
 pub(crate) use rules::Rules;
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     hash::{DefaultHasher, Hash, Hasher},
     rc::Rc,
 };
@@ -50,34 +50,39 @@ impl Draws {
 
 /// The worker's queue, so that a test can look at its faults while the worker has it.
 #[derive(Clone, Debug)]
-pub(crate) struct SharedQueue(Rc<RefCell<Faulty<MemQueue>>>);
+pub(crate) struct SharedQueue {
+    inner: Rc<RefCell<Faulty<MemQueue>>>,
+    /// The next hand-over panics.
+    pub(crate) panics: Rc<Cell<bool>>,
+}
 
 impl RxQueue for SharedQueue {
     fn rx_burst(&mut self, pool: &mut Pool, into: &mut RxBatch) -> usize {
-        self.0.borrow_mut().rx_burst(pool, into)
+        self.inner.borrow_mut().rx_burst(pool, into)
     }
 
     fn wait(&mut self, ns: u64) {
-        self.0.borrow_mut().wait(ns);
+        self.inner.borrow_mut().wait(ns);
     }
 
     fn stats(&self) -> QueueStats {
-        self.0.borrow().stats()
+        self.inner.borrow().stats()
     }
 
     fn held(&self) -> usize {
-        self.0.borrow().held()
+        self.inner.borrow().held()
     }
 }
 
 impl TxQueue for SharedQueue {
     fn tx_burst(&mut self, from: &mut TxBatch) -> usize {
-        self.0.borrow_mut().tx_burst(from)
+        assert!(!self.panics.take(), "a hand-over that panics");
+        self.inner.borrow_mut().tx_burst(from)
     }
 
     fn completions(&mut self, into: &mut CompletionBatch) -> usize {
         let before = into.len();
-        let count = self.0.borrow_mut().completions(into);
+        let count = self.inner.borrow_mut().completions(into);
         let known = |done: &Completion| done.error.is_none_or(|reason| (40..50).contains(&reason.number()));
         assert!(into[before..].iter().all(known), "completions end in reasons of the copy ledger");
         count
@@ -169,7 +174,8 @@ impl Fabric {
         let pool = Pool::new(arena.take(config.pool).unwrap());
         let outside_pool = Pool::new(arena.take(config.outside).unwrap());
         let (inside, outside) = pair(LinkConfig { depth: config.depth, frame_bytes_max: config.buffer_bytes });
-        let queue = SharedQueue(Rc::new(RefCell::new(Faulty::new(inside, config.faults, config.seed))));
+        let inner = Rc::new(RefCell::new(Faulty::new(inside, config.faults, config.seed)));
+        let queue = SharedQueue { inner, panics: Rc::default() };
         let limits = Limits {
             worker: config.worker,
             workers: config.workers,
@@ -324,11 +330,11 @@ impl Fabric {
     }
 
     pub(crate) fn fault_counts(&self) -> FaultCounts {
-        self.queue.0.borrow().counts()
+        self.queue.inner.borrow().counts()
     }
 
     pub(crate) fn set_faults(&self, faults: Faults) {
-        self.queue.0.borrow_mut().set_faults(faults);
+        self.queue.inner.borrow_mut().set_faults(faults);
     }
 }
 
