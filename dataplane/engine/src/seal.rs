@@ -20,7 +20,7 @@ use tachyon_wire::{
 use zerocopy::FromBytes;
 
 /// Buffers that are sealed at the latest when there are so many: at 64 KiB each they are still in L2.
-pub(crate) const TOGETHER: usize = 2;
+pub(crate) const TOGETHER: usize = 4;
 /// Tags that are made together: the kernel gains nothing from more.
 const TAGS: usize = 8;
 

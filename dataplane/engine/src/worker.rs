@@ -30,8 +30,8 @@ const STAGE: usize = 8;
 /// Bytes of such frames, about: 4 frames of 22 messages touch 176 lines of state. That is something to hide a miss behind,
 /// and enough tags to make at once, and little enough that the first is still in L1 when its turn comes.
 const STAGE_BYTES: usize = 4 * 1_472;
-/// Full buffers that are sent before the burst is at its end: at 64 KiB each they are half of an L2, and what comes back
-/// of them is used again while it is there. A fan-out of 16 costs a third less with it (`bench loop`).
+/// Full buffers that are sent before the burst is at its end: 256 KiB at most, so that what comes back of them is used again
+/// while it is still in L2.
 const SENT_EARLY: usize = 4;
 /// Quarantined messages and words on quotas that a burst hands to the host: both are samples, and bounded.
 const ASIDE_MAX: usize = 8;
