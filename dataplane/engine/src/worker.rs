@@ -459,6 +459,7 @@ impl<'a, 'r, Q: TxQueue> Burst<'_, 'a, 'r, Q> {
         loop {
             let run = self.egress.append_all(owned, direct, &frame.messages[at..], &verdicts[at..], self.stats);
             (copied, at) = (copied + run as u64, at + run);
+            at += verdicts[at..].iter().take_while(|verdict| verdict.is_unrouted()).count();
             let Some(verdict) = verdicts.get(at) else { break };
             if verdict.is_accepted() {
                 at = self.dispatch_others(frame, verdicts, at, shard, owned);

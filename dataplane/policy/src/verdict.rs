@@ -59,6 +59,13 @@ impl Verdict {
         self.0 & (REFUSED | DURABLE) == DURABLE
     }
 
+    /// Whether the message was accepted, and nobody subscribes to its topic.
+    #[inline]
+    #[must_use]
+    pub const fn is_unrouted(self) -> bool {
+        self.0 & (REFUSED | UNROUTED) == UNROUTED
+    }
+
     /// Index of an accepted message's route, or [`ROUTE_NONE`].
     #[inline]
     #[must_use]
