@@ -147,6 +147,7 @@ impl Case {
             ((1..=22).contains(&self.messages), "--messages: give 1 to 22"),
             ((1..=64).contains(&self.destinations), "--destinations: give 1 to 64"),
             (grouped, "--fan-out: give 0, or a number that divides --destinations"),
+            (self.named_path().is_some(), "--instructions: this CPU does not have them; give best"),
         ]
         .into_iter()
         .find_map(|(good, fault)| (!good).then_some(fault))
@@ -154,13 +155,16 @@ impl Case {
 
     /// The path of the kernels; scalar where this CPU lacks the one that was asked for, which [`Case::fault`] says first.
     pub(crate) fn path(&self) -> Path {
-        let name = match self.instructions {
-            Instructions::Best => return Path::detect(),
-            Instructions::Scalar => "scalar",
-            Instructions::Avx2 => "avx2",
-            Instructions::Avx512 => "avx512",
-        };
-        Path::parse(name).unwrap_or(Path::SCALAR)
+        self.named_path().unwrap_or(Path::SCALAR)
+    }
+
+    fn named_path(&self) -> Option<Path> {
+        match self.instructions {
+            Instructions::Best => Some(Path::detect()),
+            Instructions::Scalar => Path::parse("scalar"),
+            Instructions::Avx2 => Path::parse("avx2"),
+            Instructions::Avx512 => Path::parse("avx512"),
+        }
     }
 
     /// The case with as many shards for the worker as half of `memory` bytes can hold: windows alone are 320 bytes for each

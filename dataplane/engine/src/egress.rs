@@ -129,7 +129,7 @@ impl Lane {
         match bytes.get_mut(at..at + LINE) {
             Some(line) if end <= self.frame_limit => {
                 line.copy_from_slice(message.as_bytes());
-                // By the time this lane gets the message after next, its line is here: 3 % of `bench loop`.
+                // By the time this lane gets the message after next, its line is here: 2 % of `bench loop`.
                 prefetch_write(bytes, at + 2 * LINE);
                 self.end = end;
                 true

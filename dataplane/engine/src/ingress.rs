@@ -116,8 +116,8 @@ impl From<Reason> for Refused {
     }
 }
 
-/// Frames whose tags are compared together: the kernel gains nothing from more.
-const TAGS: usize = 8;
+/// Frames whose tags are compared together.
+const TAGS: usize = tags::TOGETHER;
 
 /// Sessions and their windows in the shards of one worker.
 #[derive(Debug)]

@@ -7,7 +7,7 @@
 //! allowed: that is `policy`.
 //!
 //! The packet's way: [`worker`] (the turn) → [`ingress`] (frame checks, sessions, windows) → `policy::govern` →
-//! [`egress`] (copies into frames per subscriber) → the driver.
+//! [`egress`] (copies into frames per subscriber, by `fan` where a route has several targets) → `seal` → the driver.
 #![no_std]
 #![forbid(unsafe_code)]
 #[cfg(feature = "setup")]

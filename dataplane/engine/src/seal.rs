@@ -21,8 +21,8 @@ use zerocopy::FromBytes;
 
 /// Buffers that are sealed at the latest when there are so many: at 64 KiB each they are still in L2.
 pub(crate) const TOGETHER: usize = 4;
-/// Tags that are made together: the kernel gains nothing from more.
-const TAGS: usize = 8;
+/// Tags that are made together.
+const TAGS: usize = tags::TOGETHER;
 
 /// A numbered frame that wants a tag: which queued buffer it is in, and where.
 struct Numbered {

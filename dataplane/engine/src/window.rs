@@ -14,7 +14,7 @@ pub const FRAME_ID_MAX: u32 = 1 << 31;
 const WORDS: usize = WINDOW as usize / 64;
 
 /// What one session did in one shard under one epoch. The first line is all that most frames touch beside one line of
-/// `seen`.
+/// `frames`.
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]
 pub struct Window {

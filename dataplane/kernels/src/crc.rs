@@ -5,7 +5,7 @@
 //! holds the first line, so no header is copied and nothing is multiplied out afterwards, as the twin in `wire` must.
 
 use crate::path::{Level, Path};
-use tachyon_wire::{Frame, LINE};
+use tachyon_wire::{Frame, LINE, crc::times_x};
 
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 mod avx2;
@@ -14,8 +14,6 @@ mod avx512;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 mod fold;
 
-/// The polynomial, bit-reflected: bit 31 − i is the coefficient of xⁱ.
-const POLYNOMIAL: u32 = 0x82f6_3b78;
 /// Lines behind a header that a crc is moved over at most; as many as a frame may have messages.
 const LINES_MAX: usize = 256;
 
@@ -128,8 +126,4 @@ const fn power(n: u32) -> u32 {
         exponent += 1;
     }
     power
-}
-
-const fn times_x(power: u32) -> u32 {
-    power >> 1 ^ if power & 1 == 1 { POLYNOMIAL } else { 0 }
 }

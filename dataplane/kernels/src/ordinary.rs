@@ -221,9 +221,7 @@ mod x86 {
     /// Which bytes of a message have to be zero.
     #[inline(always)]
     fn tail_mask(message: &Message) -> &'static [u8; 64] {
-        // SAFETY: a message has 64 bytes. Volatile, so that the byte is loaded alone: taken from a vector that was loaded
-        // for something else, as the compiler prefers, all of this costs a quarter more (`govern_cost` of `policy`).
-        let length_and_class = unsafe { core::ptr::from_ref(message).cast::<u8>().add(2).read_volatile() };
+        let [_, _, length_and_class, ..] = message.flags.to_bytes();
         &TAILS[usize::from(length_and_class & 63)].0
     }
 

@@ -12,6 +12,9 @@ use tachyon_wire::tag::{FrameKey, TAG_BYTES};
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 mod aegis;
 
+/// Frames to give at once: more gain nothing.
+pub const TOGETHER: usize = 8;
+
 /// A frame whose tag is wanted.
 #[derive(Clone, Copy, Debug)]
 pub struct Job<'a> {

@@ -90,7 +90,9 @@ const fn shifts() -> [u32; SHIFTS + 1] {
     table
 }
 
-const fn times_x(power: u32) -> u32 {
+/// One power more, modulo the polynomial: what every table of powers is made with.
+#[must_use]
+pub const fn times_x(power: u32) -> u32 {
     power >> 1 ^ if power & 1 == 1 { POLYNOMIAL } else { 0 }
 }
 
