@@ -20,6 +20,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("tachyon-driver-arena", &["driver-api"]),
     ("tachyon-driver-mem", &["driver-api", "wire"]),
     ("tachyon-driver-uring", &["driver-api", "wire"]),
+    ("tachyon-driver-ether", &["wire"]),
     ("tachyon-segment", &["wire"]),
     ("tachyon-config", &["wire"]),
     ("tachyon-proto", &[]),
