@@ -27,6 +27,12 @@ const NEEDS: &[Need] = &[
         why: "hwloc: workers are then placed by the machine's real topology",
         required: false,
     },
+    Need {
+        shows: &["pkg-config", "--exists", "libdpdk"],
+        packages: &["pkg-config", "libdpdk-dev", "libclang-dev"],
+        why: "DPDK: workers can then own network cards",
+        required: false,
+    },
 ];
 
 /// Installs what is missing, after asking on a terminal unless `yes`. Returns what stays degraded.
@@ -50,6 +56,11 @@ pub(crate) fn ensure(yes: bool) -> Result<Vec<String>> {
 /// Whether hwloc can be linked.
 pub(crate) fn has_hwloc() -> bool {
     is_there(&["pkg-config", "--exists", "hwloc", "libudev"])
+}
+
+/// Whether DPDK can be linked.
+pub(crate) fn has_dpdk() -> bool {
+    is_there(&["pkg-config", "--exists", "libdpdk"])
 }
 
 fn is_there(command: &[&str]) -> bool {

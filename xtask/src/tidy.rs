@@ -21,6 +21,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("tachyon-driver-mem", &["driver-api", "wire"]),
     ("tachyon-driver-uring", &["driver-api", "wire"]),
     ("tachyon-driver-ether", &["wire"]),
+    ("tachyon-driver-dpdk-sys", &[]),
+    ("tachyon-driver-dpdk", &["driver-api", "driver-dpdk-sys", "driver-ether", "wire"]),
     ("tachyon-segment", &["wire"]),
     ("tachyon-config", &["wire"]),
     ("tachyon-proto", &[]),

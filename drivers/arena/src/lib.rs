@@ -95,6 +95,21 @@ impl Arena {
     /// # Errors
     /// Fewer than `count` are left; none is handed out then.
     pub fn take(&mut self, count: usize) -> Result<Vec<Buffer>, ArenaError> {
+        self.take_behind(0, count)
+    }
+
+    /// The same, with the first `headroom_bytes` of each buffer left to the driver, for the headers that it puts in front of
+    /// a frame.
+    ///
+    /// # Errors
+    /// As [`Arena::take`]; or the headroom leaves nothing, or is no multiple of 64.
+    pub fn take_behind(&mut self, headroom_bytes: u32, count: usize) -> Result<Vec<Buffer>, ArenaError> {
+        if headroom_bytes >= self.buffer_bytes || !headroom_bytes.is_multiple_of(CACHE_LINE) {
+            return Err(ArenaError(format!(
+                "a headroom of {headroom_bytes} in buffers of {} bytes: it must be a multiple of {CACHE_LINE} and smaller",
+                self.buffer_bytes
+            )));
+        }
         if count > self.left() {
             return Err(ArenaError(format!(
                 "{count} buffers of {} bytes were asked for and {} of {} are left: give the arena at least {} bytes more, \
@@ -105,19 +120,22 @@ impl Arena {
                 (count - self.left()) * self.buffer_bytes as usize
             )));
         }
-        let buffers = (0..count).map(|_| self.next_buffer()).collect();
+        let buffers = (0..count).map(|_| self.next_buffer(headroom_bytes)).collect();
         Ok(buffers)
     }
 
-    fn next_buffer(&mut self) -> Buffer {
+    fn next_buffer(&mut self, headroom_bytes: u32) -> Buffer {
         let index = self.taken;
         self.taken += 1;
         let offset = index as usize * self.buffer_bytes as usize;
         debug_assert!(offset + self.buffer_bytes as usize <= self.mapping.bytes(), "take counted before");
-        // SAFETY: `offset + buffer_bytes` lies within the mapping (`take` checked the number left), so the result does
-        // too; the mapping is never unmapped, is writable and holds zeros from the kernel. `taken` only rises, so no
-        // other `Buffer` covers this range.
-        unsafe { Buffer::from_raw(self.mapping.base().add(offset), self.buffer_bytes, index) }
+        // SAFETY: `offset + buffer_bytes` lies within the mapping (`take_behind` checked the number left, and that the
+        // headroom is the smaller part), so the result does too; the mapping is never unmapped, is writable and holds zeros
+        // from the kernel. `taken` only rises, so no other `Buffer` covers this range.
+        unsafe {
+            let base = self.mapping.base().add(offset + headroom_bytes as usize);
+            Buffer::from_raw(base, self.buffer_bytes - headroom_bytes, index)
+        }
     }
 
     /// Buffers that the arena holds, taken or not. What lies behind the last whole one is not used.

@@ -124,3 +124,16 @@ fn the_memory_outlives_the_arena() {
     buffers[0].bytes_mut().fill(7);
     assert!(buffers[0].bytes().iter().all(|byte| *byte == 7));
 }
+
+#[test]
+fn a_headroom_lies_before_each_buffer_and_belongs_to_nobody_else() {
+    let mut arena = Arena::create(config(8)).unwrap();
+    let (base, _) = arena.region();
+    let buffers = arena.take_behind(128, 3).unwrap();
+    for (index, buffer) in buffers.iter().enumerate() {
+        assert_eq!(buffer.address().as_ptr().addr(), base.as_ptr().addr() + index * BUFFER as usize + 128);
+        assert_eq!(buffer.capacity(), BUFFER - 128);
+    }
+    assert!(arena.take_behind(100, 1).is_err() && arena.take_behind(BUFFER, 1).is_err());
+    assert_eq!(arena.left(), arena.buffers() - 3);
+}

@@ -1,0 +1,687 @@
+//! The cold side: all ports of a node, from opening to stopping; who is where; what people want to know.
+//!
+//! One thread owns this, and it is no worker. It opens devices, sets up each worker's queues, answers neighbours for all of
+//! them, watches links, and stops and starts ports while workers go on.
+
+use crate::{
+    device::Device,
+    eal::{Eal, EalConfig, enter_thread, last_error, leave_thread},
+    packets::RawQueue,
+    pool::{ArenaPool, CACHE, SmallPool},
+    port::{Opened, Settings},
+    queue::{DpdkQueue, Out, PortQueue},
+    shared::{PORTS_MAX, Shared, Use},
+    steer::{Families, Owners},
+    wires::{DeskWires, HEARD_BYTES, Heard, WorkerWires, wires},
+};
+use arrayvec::ArrayVec;
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicPtr, AtomicU32, Ordering},
+    },
+};
+use tachyon_driver_api::{BURST_MAX, Pool, Port, PortError, PortInfo};
+use tachyon_driver_dpdk_sys::{self as sys, rte_mempool};
+use tachyon_driver_ether::{Foreign, Interface, Mac, Neighbours, Network, News, Receiver, Responder, UdpChecksum};
+
+/// Destinations that a worker knows the way to: more than there may be subscribers and sources of answers.
+const NEIGHBOURS: usize = 8_192;
+/// Between looks at links and counts.
+const LOOK_NS: u64 = 100_000_000;
+/// Headers in memory of their own that one worker has on their way.
+const SMALL: u32 = 2_047;
+/// Bytes that a frame has around it in a packet at its longest: Ethernet 14, VLAN 4, IPv6 40, UDP 8; IPv4's are 20 less.
+const V4_BYTES: u32 = 28;
+
+/// One port as it is configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortConfig {
+    /// What people call it.
+    pub name: String,
+    /// What it stands on.
+    pub device: Device,
+    /// Its addresses, with their networks and gateways.
+    pub networks: Vec<Network>,
+    /// The VLAN that its packets are tagged with.
+    pub vlan: Option<u16>,
+    /// Longest IP packet in bytes.
+    pub mtu: u16,
+    /// Its Ethernet address, where the device does not bring one.
+    pub mac: Option<Mac>,
+    /// Neighbours that are not asked for.
+    pub neighbours: Vec<(IpAddr, Mac)>,
+}
+
+/// All of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DpdkConfig {
+    /// How DPDK is started.
+    pub eal: EalConfig,
+    /// At least one, at most 16.
+    pub ports: Vec<PortConfig>,
+    /// Shard n is at this UDP port + n.
+    pub base_port: u16,
+    /// The shards of each worker.
+    pub shards: Vec<Vec<u16>>,
+    /// Descriptors of each queue.
+    pub receive_descriptors: u16,
+    /// Descriptors of each queue.
+    pub transmit_descriptors: u16,
+    /// The arenas, as address, bytes and page size: what devices write into.
+    pub regions: Vec<(usize, usize, usize)>,
+}
+
+impl DpdkConfig {
+    /// Buffers that a worker's devices and pool hold; what goes beyond is the worker's.
+    #[must_use]
+    pub fn buffers_held(&self) -> usize {
+        let rings = usize::from(self.receive_descriptors) + usize::from(self.transmit_descriptors);
+        self.ports.len() * rings + CACHE as usize * 2 + BURST_MAX
+    }
+
+    fn owners(&self) -> Owners {
+        let most = self.shards.iter().flatten().copied().max().map_or(0, |shard| usize::from(shard) + 1);
+        let mut queues = vec![0; most];
+        for (worker, shards) in (0u16..).zip(&self.shards) {
+            shards.iter().for_each(|shard| queues[usize::from(*shard)] = worker);
+        }
+        Owners { base_port: self.base_port, queues }
+    }
+}
+
+/// What a port is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortState {
+    /// Its file is not there yet.
+    Waiting,
+    /// It runs.
+    Ready,
+    /// It runs, and its link is down.
+    LinkDown,
+    /// Told to stop; workers still have to let go.
+    Stopping,
+    /// Stopped.
+    Stopped,
+    /// Its device is gone or does not start.
+    Failed,
+}
+
+struct PortDesk {
+    config: PortConfig,
+    interface: Interface,
+    opened: Option<Opened>,
+    state: PortState,
+    why: String,
+    speed_mbps: Option<u32>,
+    /// Workers have to see this before the device may be stopped.
+    generation: u64,
+}
+
+/// The pools that workers made, for queues that are set up later. Workers own them; here they are only named to DPDK.
+type Pools = Arc<Vec<AtomicPtr<rte_mempool>>>;
+
+/// See the module.
+pub struct DpdkPorts {
+    eal: Eal,
+    config: DpdkConfig,
+    owners: Owners,
+    desks: Vec<PortDesk>,
+    shared: Arc<Shared>,
+    pools: Pools,
+    responder: Responder,
+    wires: Vec<DeskWires>,
+    seats: Vec<Option<WorkerWires>>,
+    look_ns: u64,
+    degraded: Vec<String>,
+}
+
+impl core::fmt::Debug for DpdkPorts {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "DpdkPorts({} ports, {} workers)", self.desks.len(), self.wires.len())
+    }
+}
+
+impl DpdkPorts {
+    /// Starts DPDK and opens every device; nothing is received before [`DpdkPorts::start`].
+    ///
+    /// # Errors
+    /// What happened, at which device, and what to do.
+    pub fn open(config: DpdkConfig) -> Result<Self, PortError> {
+        if config.ports.is_empty() || config.ports.len() > PORTS_MAX {
+            return Err(PortError(format!("{} ports: give it 1 to {PORTS_MAX}", config.ports.len())));
+        }
+        let eal = Eal::start(&config.eal)?;
+        Self::with(eal, config)
+    }
+
+    /// The same where DPDK runs already.
+    ///
+    /// # Errors
+    /// As for [`DpdkPorts::open`].
+    pub fn with(eal: Eal, config: DpdkConfig) -> Result<Self, PortError> {
+        let workers = u16::try_from(config.shards.len()).unwrap_or(u16::MAX);
+        let (seats, wires): (Vec<_>, Vec<_>) =
+            (0..workers).map(|_| wires()).map(|(seat, desk)| (Some(seat), desk)).unzip();
+        let mut ports = Self {
+            eal,
+            owners: config.owners(),
+            desks: Vec::new(),
+            shared: Shared::new(workers),
+            pools: Arc::new((0..workers).map(|_| AtomicPtr::default()).collect()),
+            responder: Responder::new(Vec::new(), &[]),
+            wires,
+            seats,
+            look_ns: 0,
+            degraded: Vec::new(),
+            config,
+        };
+        if !eal.huge_pages() {
+            ports.degraded.push(
+                "packet descriptors stand on ordinary pages: reserve huge ones (`sysctl -w vm.nr_hugepages=256`)"
+                    .to_owned(),
+            );
+        }
+        ports.register_regions()?;
+        ports.open_devices()?;
+        Ok(ports)
+    }
+
+    /// Makes the arenas known, so that devices may write into them.
+    fn register_regions(&self) -> Result<(), PortError> {
+        for &(base, bytes, page_bytes) in &self.config.regions {
+            let mut pages: Vec<u64> = (base..base + bytes).step_by(page_bytes).map(|page| page as u64).collect();
+            let count = u32::try_from(pages.len()).unwrap_or(u32::MAX);
+            let start = std::ptr::with_exposed_provenance_mut(base);
+            // SAFETY: the region is an arena, which stays mapped until the process ends.
+            let result = unsafe { sys::rte_extmem_register(start, bytes, pages.as_mut_ptr(), count, page_bytes) };
+            // SAFETY: reads a thread-local number.
+            if result != 0 && unsafe { sys::tachyon_errno() } != libc::EEXIST {
+                return Err(PortError(format!("DPDK does not take the arena: {}", last_error())));
+            }
+        }
+        Ok(())
+    }
+
+    fn open_devices(&mut self) -> Result<(), PortError> {
+        for index in 0..self.config.ports.len() {
+            let config = self.config.ports[index].clone();
+            let waits = config.device.awaited().map(|path| format!("waits for {}", path.display()));
+            let opened = match waits {
+                Some(_) => None,
+                None => Some(self.open_device(index, &config)?),
+            };
+            let mac = opened.as_ref().map_or(config.mac.unwrap_or(made_up_mac(index)), |opened| opened.mac);
+            let interface = Interface {
+                mac,
+                vlan: config.vlan,
+                networks: config.networks.iter().copied().collect(),
+                base_port: self.config.base_port,
+                shard_count: u16::try_from(self.owners.queues.len()).unwrap_or(u16::MAX),
+                mtu: config.mtu,
+            };
+            let state = if opened.is_some() { PortState::Stopped } else { PortState::Waiting };
+            let why = waits.unwrap_or_default();
+            self.desks.push(PortDesk { config, interface, opened, state, why, speed_mbps: None, generation: 0 });
+        }
+        let interfaces = self.desks.iter().map(|desk| desk.interface.clone()).collect();
+        let fixed = (0u16..).zip(&self.desks);
+        let fixed: Vec<_> = fixed
+            .flat_map(|(port, desk)| desk.config.neighbours.iter().map(move |&(ip, mac)| (ip, port, mac)))
+            .collect();
+        self.responder = Responder::new(interfaces, &fixed);
+        Ok(())
+    }
+
+    fn open_device(&self, index: usize, config: &PortConfig) -> Result<Opened, PortError> {
+        let software = !matches!(config.device, Device::Pci(_));
+        let settings = Settings {
+            queues: u16::try_from(self.wires.len()).unwrap_or(u16::MAX),
+            mtu: config.mtu,
+            receive_descriptors: self.config.receive_descriptors,
+            transmit_descriptors: self.config.transmit_descriptors,
+            families: families(config),
+            mac: config.mac.or(software.then(|| made_up_mac(index))),
+        };
+        let opened = Opened::open(self.eal, &config.device, &settings)
+            .map_err(|error| PortError(format!("port {}: {error}", config.name)))?;
+        for &(base, bytes, _) in &self.config.regions {
+            opened.map(std::ptr::with_exposed_provenance_mut(base), bytes)?;
+        }
+        Ok(opened)
+    }
+
+    /// What worker `worker` opens its queue with; once each.
+    pub fn seat(&mut self, worker: u16) -> Option<DpdkSeat> {
+        let wires = self.seats.get_mut(usize::from(worker))?.take()?;
+        Some(DpdkSeat {
+            eal: self.eal,
+            worker,
+            base_port: self.config.base_port,
+            held: self.config.buffers_held(),
+            ports: self.desks.iter().map(PortDesk::seen_by_worker).collect(),
+            names: self.desks.iter().map(|desk| desk.config.name.clone()).collect(),
+            socket: self.desks.iter().find_map(|desk| desk.opened.as_ref()).map_or(-1, |opened| opened.socket),
+            shared: Arc::clone(&self.shared),
+            pools: Arc::clone(&self.pools),
+            wires: Some(wires),
+        })
+    }
+
+    /// Lets packets come, once every worker has opened its queue.
+    ///
+    /// # Errors
+    /// A device does not start.
+    pub fn start(&mut self) -> Result<(), PortError> {
+        for index in 0..self.desks.len() {
+            if self.desks[index].opened.is_some() {
+                self.start_device(index)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn start_device(&mut self, index: usize) -> Result<(), PortError> {
+        let desk = &mut self.desks[index];
+        let Some(opened) = &mut desk.opened else { return Ok(()) };
+        for (queue, pool) in (0u16..).zip(self.pools.iter()) {
+            opened.set_up(queue, pool.load(Ordering::Acquire))?;
+        }
+        opened.start(families(&desk.config), &self.owners)?;
+        if desk.interface.networks.iter().any(|network| network.ip.is_ipv6()) {
+            // Neighbour discovery comes by multicast. A device without the switch delivers it anyway.
+            // SAFETY: a started port.
+            unsafe { sys::rte_eth_allmulticast_enable(opened.number) };
+        }
+        self.look_at(index);
+        Ok(())
+    }
+
+    /// Looks at a running port's link, and lets workers use what there is.
+    fn look_at(&mut self, index: usize) {
+        let desk = &mut self.desks[index];
+        let Some(opened) = &desk.opened else { return };
+        let (up, speed_mbps) = opened.link();
+        desk.speed_mbps = speed_mbps;
+        let state = match () {
+            () if opened.is_gone() => PortState::Failed,
+            () if up => PortState::Ready,
+            () => PortState::LinkDown,
+        };
+        if state == desk.state {
+            return;
+        }
+        desk.state = state;
+        let (usable, why) = match state {
+            PortState::Ready => (Use::Both, ""),
+            PortState::LinkDown => (Use::Receive, "its link is down: look at the cable and the other end"),
+            _ => (Use::None, "its device is gone: look at the machine's log, put it back, and start the node again"),
+        };
+        why.clone_into(&mut desk.why);
+        desk.generation = self.shared.allow(index, opened.number, usable);
+    }
+
+    /// Does what is due: opens ports whose file appeared, looks at links, ends stops, answers neighbours. To be called every
+    /// few milliseconds with a clock that does not run backwards.
+    pub fn tick(&mut self, now_ns: u64) {
+        self.talk(now_ns);
+        let look = now_ns.wrapping_sub(self.look_ns) >= LOOK_NS;
+        if look {
+            self.look_ns = now_ns;
+            let missed = self.desks.iter().filter_map(|desk| desk.opened.as_ref()).map(Opened::missed).sum();
+            self.shared.set_missed(missed);
+        }
+        for index in 0..self.desks.len() {
+            match self.desks[index].state {
+                PortState::Waiting => self.open_awaited(index),
+                PortState::Stopping if self.shared.all_saw(self.desks[index].generation) => self.end_stop(index),
+                PortState::Ready | PortState::LinkDown if look => self.look_at(index),
+                _ => {}
+            }
+        }
+    }
+
+    fn open_awaited(&mut self, index: usize) {
+        if self.desks[index].config.device.awaited().is_some() {
+            return;
+        }
+        let config = self.desks[index].config.clone();
+        let result = self.open_device(index, &config).and_then(|opened| {
+            self.desks[index].opened = Some(opened);
+            self.start_device(index)
+        });
+        if let Err(error) = result {
+            (self.desks[index].state, self.desks[index].why) = (PortState::Failed, error.0);
+        }
+    }
+
+    fn end_stop(&mut self, index: usize) {
+        let desk = &mut self.desks[index];
+        let Some(opened) = &mut desk.opened else { return };
+        (desk.state, desk.why) = match opened.stop() {
+            Ok(()) => (PortState::Stopped, "stopped by an operator; `tachyon ports start` starts it".to_owned()),
+            Err(error) => (PortState::Failed, error.0),
+        };
+    }
+
+    /// Packets that want an answer, and what follows from time passing.
+    fn talk(&mut self, now_ns: u64) {
+        let Self { responder, wires, .. } = self;
+        let mut answers: ArrayVec<Heard, BURST_MAX> = ArrayVec::new();
+        let mut news: Vec<News> = Vec::new();
+        let mut send = |port: u16, packet: &[u8]| {
+            let mut answer = Heard { port, len: packet.len().min(HEARD_BYTES) as u16, bytes: [0; HEARD_BYTES] };
+            answer.bytes[..usize::from(answer.len)].copy_from_slice(&packet[..usize::from(answer.len)]);
+            let _ = answers.try_push(answer); // in a storm, the rest asks again
+        };
+        for desk in wires.iter_mut() {
+            while let Ok(heard) = desk.heard.pop() {
+                let packet = &heard.bytes[..usize::from(heard.len)];
+                responder.handle(heard.port, packet, now_ns, &mut send, &mut |one| news.push(one));
+            }
+        }
+        responder.tick(now_ns, &mut send, &mut |one| news.push(one));
+        // The first worker speaks for all.
+        if let Some(first) = wires.first_mut() {
+            answers.into_iter().for_each(|answer| {
+                let _ = first.answers.push(answer); // the same
+            });
+        }
+        for desk in wires.iter_mut() {
+            for one in &news {
+                let _ = desk.news.push(*one); // as many fit as there can be neighbours
+            }
+        }
+    }
+
+    /// Somebody will be sent to at this address: finds out the way.
+    pub fn want(&mut self, to: IpAddr, now_ns: u64) {
+        self.responder.want(to, now_ns);
+        self.talk(now_ns);
+    }
+
+    /// Stops a port; workers go on with the others.
+    ///
+    /// # Errors
+    /// There is none of this name, or it does not run.
+    pub fn stop_port(&mut self, name: &str) -> Result<(), PortError> {
+        let index = self.find(name)?;
+        let desk = &mut self.desks[index];
+        let (PortState::Ready | PortState::LinkDown, Some(opened)) = (desk.state, &desk.opened) else {
+            return Err(PortError(format!("port {name} does not run, so it cannot be stopped")));
+        };
+        desk.generation = self.shared.allow(index, opened.number, Use::None);
+        (desk.state, desk.why) = (PortState::Stopping, "workers are letting go of it".to_owned());
+        Ok(())
+    }
+
+    /// Starts a port that was stopped.
+    ///
+    /// # Errors
+    /// There is none of this name, it is not stopped, or its device does not start.
+    pub fn start_port(&mut self, name: &str) -> Result<(), PortError> {
+        let index = self.find(name)?;
+        if self.desks[index].state != PortState::Stopped {
+            return Err(PortError(format!("port {name} is not stopped, so it cannot be started")));
+        }
+        self.restart(index)
+    }
+
+    fn restart(&mut self, index: usize) -> Result<(), PortError> {
+        let desk = &mut self.desks[index];
+        let Some(opened) = &mut desk.opened else { return Ok(()) };
+        opened.start(families(&desk.config), &self.owners)?;
+        self.look_at(index);
+        Ok(())
+    }
+
+    fn find(&self, name: &str) -> Result<usize, PortError> {
+        let names = || self.desks.iter().map(|desk| desk.config.name.as_str()).collect::<Vec<_>>().join(", ");
+        let found = self.desks.iter().position(|desk| desk.config.name == name);
+        found.ok_or_else(|| PortError(format!("there is no port {name}; there are {}", names())))
+    }
+
+    /// Gives up all devices, once no worker polls any more. What their rings held is back in the pools then.
+    pub fn close(&mut self) {
+        for desk in &mut self.desks {
+            if let Some(opened) = desk.opened.take() {
+                opened.close();
+            }
+            desk.state = PortState::Stopped;
+        }
+    }
+
+    /// What is weaker than it could be.
+    #[must_use]
+    pub fn degraded(&self) -> Vec<String> {
+        let steering = self.desks.iter().filter_map(|desk| {
+            let opened = desk.opened.as_ref()?;
+            let lost = opened.steering.strip_prefix("none: ")?;
+            Some(format!(
+                "port {}: packets do not find their worker by themselves ({lost}); what arrives at another one ends as \
+                 E_INGRESS_WRONG_SHARD: use one worker, or a device with flow rules or a hash over ports",
+                desk.config.name
+            ))
+        });
+        self.degraded.iter().cloned().chain(steering).collect()
+    }
+
+    /// A running port's queue, to move packets as they are. Whoever has it polls instead of the worker of that number.
+    #[must_use]
+    pub fn raw(&self, port: usize, queue: u16) -> Option<RawQueue> {
+        let opened = self.desks.get(port)?.opened.as_ref().filter(|opened| opened.running)?;
+        // SAFETY: set up with a queue for each worker, and started. That nobody else polls it is what the text above asks.
+        (usize::from(queue) < self.wires.len()).then(|| unsafe { RawQueue::new(opened.number, queue) })
+    }
+}
+
+/// What a worker opens its queue with.
+pub struct DpdkSeat {
+    eal: Eal,
+    worker: u16,
+    base_port: u16,
+    held: usize,
+    ports: Vec<SeenPort>,
+    names: Vec<String>,
+    socket: i32,
+    shared: Arc<Shared>,
+    pools: Pools,
+    wires: Option<WorkerWires>,
+}
+
+impl core::fmt::Debug for DpdkSeat {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "DpdkSeat(worker {})", self.worker)
+    }
+}
+
+/// What a worker has to know of a port.
+#[derive(Clone, Debug)]
+struct SeenPort {
+    interface: Interface,
+    udp_checksum: bool,
+    pieces: bool,
+}
+
+impl PortDesk {
+    fn seen_by_worker(&self) -> SeenPort {
+        let abilities = self.opened.as_ref().map(|opened| opened.abilities).unwrap_or_default();
+        // What receives a ring's packets takes them in pieces as they are, and software devices copy all pieces.
+        let pieces = abilities.pieces || !matches!(self.config.device, Device::Pci(_) | Device::AfXdp(_));
+        SeenPort { interface: self.interface.clone(), udp_checksum: abilities.udp_checksum, pieces }
+    }
+}
+
+impl Port for DpdkSeat {
+    type Queue = DpdkQueue;
+
+    fn open(&mut self, _shards: &[u16], pool: &mut Pool) -> Result<DpdkQueue, PortError> {
+        let Some(wires) = self.wires.take() else {
+            return Err(PortError("a worker's queue can be opened once".to_owned()));
+        };
+        enter_thread()?;
+        let (total, held) = (pool.free(), self.held);
+        if total < held + held / 4 {
+            return Err(PortError(format!(
+                "{total} buffers for a worker whose devices hold {held}: set buffers_per_worker to {} or more, or lower the \
+                 descriptors in [dpdk]",
+                (held * 2).next_multiple_of(1_024)
+            )));
+        }
+        // Each with a name of its own, also over the life of several queues.
+        let unique = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let mut arena_pool = ArenaPool::new(self.eal, &format!("arena-{unique}"), pool, self.socket)?;
+        let small = SmallPool::new(self.eal, &format!("small-{unique}"), SMALL, self.socket)?;
+        arena_pool.withdraw(total)?;
+        let given = arena_pool.refill_all(pool, held);
+        self.pools[usize::from(self.worker)].store(arena_pool.as_ptr(), Ordering::Release);
+        Ok(DpdkQueue {
+            worker: self.worker,
+            ports: self.ports.iter().map(|port| port.queue(self.worker)).collect(),
+            pool: arena_pool,
+            small,
+            neighbours: Neighbours::new(NEIGHBOURS),
+            shared: Arc::clone(&self.shared),
+            wires,
+            base_port: self.base_port,
+            generation: 0,
+            next: 0,
+            owed: 0,
+            held: given,
+            waiting: 0,
+            turns: 0,
+            done: ArrayVec::new(),
+            strange: ArrayVec::new(),
+            starved: 0,
+        })
+    }
+
+    fn info(&self) -> PortInfo {
+        let mtu = self.ports.iter().map(|port| port.interface.mtu).min().unwrap_or(0);
+        PortInfo {
+            driver: "dpdk",
+            device: self.names.join(", "),
+            frame_bytes_max: u32::from(mtu).saturating_sub(V4_BYTES) / 64 * 64,
+            degraded: Vec::new(),
+        }
+    }
+}
+
+/// Makes names that no other pool of this process has.
+static SERIAL: AtomicU32 = AtomicU32::new(0);
+
+impl SeenPort {
+    fn queue(&self, worker: u16) -> PortQueue {
+        PortQueue {
+            usable: Use::None,
+            // SAFETY: not called before the cold side says that the port may be used, which brings the right number.
+            raw: unsafe { RawQueue::new(0, worker) },
+            receiver: Receiver::new(&self.interface),
+            interface: self.interface.clone(),
+            checksum: if self.udp_checksum { UdpChecksum::Device } else { UdpChecksum::None },
+            pieces: self.pieces,
+            out: Out::default(),
+        }
+    }
+}
+
+fn families(config: &PortConfig) -> Families {
+    let has = |v4: bool| config.networks.iter().any(|network| network.ip.is_ipv4() == v4);
+    Families { v4: has(true), v6: has(false) }
+}
+
+/// The address of a software device that is not given one: locally administered, and different for each port of a node.
+fn made_up_mac(index: usize) -> Mac {
+    [0x02, 0, 0, 0, 0, u8::try_from(index + 1).unwrap_or(u8::MAX)]
+}
+
+/// One port's row, in this driver's terms.
+#[derive(Clone, Debug)]
+pub struct PortRow {
+    /// Its name.
+    pub name: String,
+    /// Its device.
+    pub device: String,
+    /// What it is doing.
+    pub state: PortState,
+    /// Why it is not ready.
+    pub why: String,
+    /// Its address.
+    pub mac: Mac,
+    /// Speed in Mbit/s, where known.
+    pub speed_mbps: Option<u32>,
+    /// Longest IP packet.
+    pub mtu: u16,
+    /// The NUMA node it hangs on.
+    pub numa_node: Option<u32>,
+    /// Queues in each direction.
+    pub queues: u16,
+    /// How packets find their worker.
+    pub steering: String,
+    /// Its addresses.
+    pub addresses: Vec<String>,
+    /// What it counted, and what the workers did of its packets.
+    pub counters: Vec<(String, u64)>,
+}
+
+impl DpdkPorts {
+    /// All ports, for people.
+    #[must_use]
+    pub fn rows(&self) -> Vec<PortRow> {
+        self.desks.iter().enumerate().map(|(index, desk)| self.row(index, desk)).collect()
+    }
+
+    fn row(&self, index: usize, desk: &PortDesk) -> PortRow {
+        let opened = desk.opened.as_ref();
+        let mut counters = opened.map(Opened::counters).unwrap_or_default();
+        let foreign = Foreign::ALL
+            .iter()
+            .map(|&cause| (format!("not_frames_{}", cause.name()), self.shared.foreign(index, cause)));
+        counters.extend(foreign.filter(|(_, count)| *count > 0));
+        if index == 0 {
+            // These are of the node, and stand with its first port.
+            counters.push(("items_unreachable".to_owned(), self.shared.unreachable()));
+            counters.push(("items_copied".to_owned(), self.shared.copied()));
+        }
+        let addresses = desk.config.networks.iter().map(|network| format!("{}/{}", network.ip, network.prefix));
+        PortRow {
+            name: desk.config.name.clone(),
+            device: desk.config.device.title(),
+            state: desk.state,
+            why: desk.why.clone(),
+            mac: desk.interface.mac,
+            speed_mbps: desk.speed_mbps,
+            mtu: desk.config.mtu,
+            numa_node: opened.and_then(|opened| u32::try_from(opened.socket).ok()),
+            queues: u16::try_from(self.wires.len()).unwrap_or(u16::MAX),
+            steering: opened.map_or_else(|| "none".to_owned(), |opened| opened.steering.clone()),
+            addresses: addresses.collect(),
+            counters,
+        }
+    }
+}
+
+impl DpdkQueue {
+    /// Gives every buffer back to `pool`, on the thread that polled; `ports` are closed for it, so this is the end of all
+    /// queues. Returns how many buffers are missing: 0 unless one was lost.
+    pub fn close(mut self, ports: &mut DpdkPorts, pool: &mut Pool) -> usize {
+        self.shared.leave(self.worker);
+        self.drop_waiting();
+        ports.close();
+        while let Some(m) = self.pool.take() {
+            let buffer = self.pool.buffer(m);
+            pool.put(buffer);
+        }
+        self.strange.drain(..).for_each(|completion| pool.put(completion.buffer));
+        leave_thread();
+        pool.total() - pool.free()
+    }
+
+    /// Descriptors in DPDK's pools now, and how many there are: equal to what [`RxQueue::held`](tachyon_driver_api::RxQueue::held)
+    /// counts when no device has any.
+    #[must_use]
+    pub fn pool_count(&self) -> (usize, usize) {
+        (self.pool.available(), self.small.available())
+    }
+}

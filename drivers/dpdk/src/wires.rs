@@ -1,0 +1,51 @@
+//! What goes between a worker and the cold side: packets that want an answer, answers to send, and who is where.
+
+use rtrb::{Consumer, Producer, RingBuffer};
+use tachyon_driver_ether::News;
+
+/// Longest packet that goes over: ARP has 42 bytes, neighbour discovery over IPv6 with a VLAN tag 90, and an echo request of the
+/// usual size 98 to 122.
+pub(crate) const HEARD_BYTES: usize = 128;
+/// Packets that may wait either way; in a storm the rest is dropped, and whoever asked asks again.
+const PACKETS: usize = 64;
+/// News that may wait: as many as there are neighbours at most, because the cold side tells each change once.
+const NEWS: usize = 4_096;
+
+/// A packet on its way to the cold side or back.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heard {
+    pub(crate) port: u16,
+    pub(crate) len: u16,
+    pub(crate) bytes: [u8; HEARD_BYTES],
+}
+
+/// The worker's ends.
+#[derive(Debug)]
+pub(crate) struct WorkerWires {
+    pub(crate) heard: Producer<Heard>,
+    pub(crate) answers: Consumer<Heard>,
+    pub(crate) news: Consumer<News>,
+}
+
+impl WorkerWires {
+    /// Whether the cold side sent something.
+    #[inline]
+    pub(crate) fn has_work(&self) -> bool {
+        !self.news.is_empty() || !self.answers.is_empty()
+    }
+}
+
+/// The cold side's ends.
+#[derive(Debug)]
+pub(crate) struct DeskWires {
+    pub(crate) heard: Consumer<Heard>,
+    pub(crate) answers: Producer<Heard>,
+    pub(crate) news: Producer<News>,
+}
+
+pub(crate) fn wires() -> (WorkerWires, DeskWires) {
+    let (heard, heard_out) = RingBuffer::new(PACKETS);
+    let (answers_in, answers) = RingBuffer::new(PACKETS);
+    let (news_in, news) = RingBuffer::new(NEWS);
+    (WorkerWires { heard, answers, news }, DeskWires { heard: heard_out, answers: answers_in, news: news_in })
+}
