@@ -429,6 +429,16 @@ impl DpdkPorts {
     }
 
     fn restart(&mut self, index: usize) -> Result<(), PortError> {
+        if matches!(self.desks[index].config.device, Device::Memif { server: true, .. }) {
+            // Its driver listens no more after a stop, so it is made anew.
+            if let Some(opened) = self.desks[index].opened.take() {
+                opened.close();
+            }
+            let config = self.desks[index].config.clone();
+            let opened = self.open_device(index, &config)?;
+            self.desks[index].opened = Some(opened);
+            return self.start_device(index);
+        }
         let desk = &mut self.desks[index];
         let Some(opened) = &mut desk.opened else { return Ok(()) };
         opened.start(families(&desk.config), &self.owners)?;

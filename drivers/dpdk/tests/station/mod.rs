@@ -10,7 +10,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tachyon_driver_api::{CompletionBatch, Pool, Port, Received, RxBatch, RxQueue, Transmit, TxBatch, TxQueue};
+use tachyon_driver_api::{CompletionBatch, Pool, Port, PortError, Received, RxBatch, RxQueue, Transmit, TxBatch, TxQueue};
 use tachyon_driver_arena::{Arena, ArenaConfig, Pages};
 use tachyon_driver_dpdk::{
     Device, DpdkConfig, DpdkPorts, DpdkQueue, Eal, EalConfig, HEADROOM_BYTES, HugePages, PortConfig, PortState,
@@ -19,7 +19,7 @@ use tachyon_driver_dpdk::{
 use tachyon_wire::Endpoint;
 
 pub(crate) const BASE_PORT: u16 = 24_640;
-pub(crate) const BUFFERS: usize = 1_536;
+pub(crate) const BUFFERS: usize = 2_048;
 /// One frame of MTU 1500 and then some, an odd number of lines with the headroom.
 pub(crate) const BUFFER_BYTES: u32 = 2_112;
 const DESCRIPTORS: u16 = 256;
@@ -57,6 +57,17 @@ pub(crate) fn port(name: &str, device: Device, ip: [u8; 4], mac: Mac, neighbours
     }
 }
 
+fn config(
+    ports: Vec<PortConfig>,
+    shards: &[u16],
+    base_port: u16,
+    regions: Vec<(usize, usize, usize)>,
+) -> DpdkConfig {
+    let (eal, shards) = (EalConfig::default(), vec![shards.to_vec()]);
+    let (receive_descriptors, transmit_descriptors) = (DESCRIPTORS, DESCRIPTORS);
+    DpdkConfig { eal, ports, base_port, shards, receive_descriptors, transmit_descriptors, regions }
+}
+
 pub(crate) struct Station {
     pub(crate) ports: DpdkPorts,
     queue: Option<DpdkQueue>,
@@ -69,6 +80,11 @@ impl Station {
     /// One worker with these ports.
     pub(crate) fn open(configs: Vec<PortConfig>, shards: &[u16], base_port: u16) -> Self {
         Self::open_with(configs, shards, base_port, BUFFER_BYTES, BUFFERS)
+    }
+
+    /// Only opens the devices.
+    pub(crate) fn try_open(configs: Vec<PortConfig>, shards: &[u16]) -> Result<DpdkPorts, PortError> {
+        DpdkPorts::with(eal(), config(configs, shards, BASE_PORT, Vec::new()))
     }
 
     pub(crate) fn open_with(
@@ -91,15 +107,8 @@ impl Station {
         .unwrap();
         let (base, bytes) = arena.region();
         let mut pool = Pool::new(arena.take_behind(HEADROOM_BYTES, buffers).unwrap());
-        let config = DpdkConfig {
-            eal: EalConfig::default(),
-            ports: configs,
-            base_port,
-            shards: vec![shards.to_vec()],
-            receive_descriptors: DESCRIPTORS,
-            transmit_descriptors: DESCRIPTORS,
-            regions: vec![(base.as_ptr().expose_provenance(), bytes, arena.page_bytes())],
-        };
+        let region = (base.as_ptr().expose_provenance(), bytes, arena.page_bytes());
+        let config = config(configs, shards, base_port, vec![region]);
         let mut ports = DpdkPorts::with(eal, config).unwrap();
         let queue = ports.seat(0).unwrap().open(shards, &mut pool).unwrap();
         ports.start().unwrap();

@@ -1,0 +1,296 @@
+//! What is not for us, and what goes wrong: counted with its cause, survived, and nothing lost.
+#![expect(clippy::unwrap_used, reason = "test helpers panic where a test would")]
+
+mod station;
+
+use station::{BASE_PORT, BUFFERS, Station, port, socket};
+use std::{fs, path::PathBuf, sync::Mutex};
+use tachyon_driver_api::{Buffer, Received, RxBatch, RxQueue, Transmit};
+use tachyon_driver_dpdk::{
+    Device, PortState,
+    ether::{Foreign, Hop, Interface, UdpChecksum},
+};
+use tachyon_wire::{Endpoint, Reason};
+
+const US: [u8; 4] = [192, 0, 2, 1];
+const PEER: [u8; 4] = [192, 0, 2, 2];
+const OUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+/// DPDK opens devices for one thread at a time.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn alone() -> std::sync::MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// A good packet from the peer to our shard 0.
+fn good(payload: &[u8]) -> Vec<u8> {
+    let peer = Interface {
+        mac: PEER_MAC,
+        vlan: None,
+        networks: [station::network(PEER)].into_iter().collect(),
+        base_port: 5_000,
+        shard_count: 1,
+        mtu: 9_000,
+    };
+    let hop = Hop::new(&peer, 0, OUR_MAC, std::net::IpAddr::from(US)).unwrap();
+    let mut packet = vec![0; hop.header_bytes()];
+    hop.write(&mut packet, 5_000, BASE_PORT, payload, UdpChecksum::Compute);
+    packet.extend(payload);
+    packet
+}
+
+/// The same with some bytes changed, under a good IP checksum unless that is what changed.
+fn changed(at: usize, bytes: &[u8]) -> Vec<u8> {
+    let mut packet = good(&[7; 128]);
+    packet[at..at + bytes.len()].copy_from_slice(bytes);
+    if (14..24).contains(&at) {
+        packet[24..26].fill(0);
+        let words = packet[14..34].chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
+        let sum = words.sum::<u32>();
+        let folded = u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+        packet[24..26].copy_from_slice(&(!folded).to_be_bytes());
+    }
+    packet
+}
+
+/// A capture file of these packets.
+fn capture(name: &str, packets: &[Vec<u8>]) -> PathBuf {
+    let mut bytes: Vec<u8> = Vec::new();
+    bytes.extend(0xa1b2_c3d4_u32.to_le_bytes());
+    bytes.extend([2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    bytes.extend(65_535_u32.to_le_bytes());
+    bytes.extend(1_u32.to_le_bytes());
+    for packet in packets {
+        let len = u32::try_from(packet.len()).unwrap().to_le_bytes();
+        bytes.extend([[0; 4], [0; 4], len, len].concat());
+        bytes.extend(packet);
+    }
+    let path = std::env::temp_dir().join(format!("tachyon-{name}-{}.pcap", std::process::id()));
+    fs::write(&path, bytes).unwrap();
+    path
+}
+
+fn pcap(path: &std::path::Path) -> Device {
+    Device::Pcap { read: Some(path.to_owned()), write: None }
+}
+
+#[test]
+fn what_is_not_for_us_is_counted_by_its_cause_and_what_is_arrives() {
+    let _alone = alone();
+    let mut vlan = good(&[1; 128]);
+    vlan.splice(12..12, [0x81, 0x00, 0x00, 0x07]);
+    let packets = [
+        (good(&[1; 1_472]), None),
+        (vlan, Some(Foreign::Vlan)),
+        (changed(12, &[0x08, 0x06]), Some(Foreign::Neighbour)),
+        (changed(12, &[0x88, 0xcc]), Some(Foreign::NotIp)),
+        (changed(20, &[0x20, 0x00]), Some(Foreign::Fragment)),
+        (changed(23, &[6]), Some(Foreign::NotUdp)),
+        (changed(24, &[0xff, 0xff]), Some(Foreign::IpChecksum)),
+        (changed(40, &[0x12, 0x34]), Some(Foreign::UdpChecksum)),
+        (changed(0, &[2, 9, 9, 9, 9, 9]), Some(Foreign::OtherMac)),
+        (vec![0xff; 13], Some(Foreign::Runt)),
+        (good(&[1; 4_000]), Some(Foreign::MultiSegment)),
+        (good(&[2; 64]), None),
+    ];
+    let path = capture("causes", &packets.iter().map(|(packet, _)| packet.clone()).collect::<Vec<_>>());
+    let mut us = Station::open(vec![port("us", pcap(&path), US, OUR_MAC, &[])], &[0], BASE_PORT);
+    let mut lengths = Vec::new();
+    us.until("every packet was looked at", |us| {
+        for Received { buffer, len, shard, source, .. } in us.receive() {
+            assert_eq!((shard, source), (0, Endpoint::v4(PEER, 5_000)));
+            lengths.push(len);
+            us.pool.put(buffer);
+        }
+        let refused: u64 = Foreign::ALL.iter().map(|cause| us.counter(0, &format!("not_frames_{}", cause.name()))).sum();
+        refused as usize + lengths.len() == packets.len()
+    });
+    assert_eq!(lengths, [1_472, 64]);
+    for cause in Foreign::ALL {
+        let expected = packets.iter().filter(|(_, found)| *found == Some(*cause)).count() as u64;
+        assert_eq!(us.counter(0, &format!("not_frames_{}", cause.name())), expected, "{cause:?}");
+    }
+    fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn a_port_whose_file_is_not_there_yet_waits_for_it() {
+    let _alone = alone();
+    let path = capture("later", &[good(&[3; 128])]);
+    let hidden = path.with_extension("hidden");
+    fs::rename(&path, &hidden).unwrap();
+    let mut us = Station::open(vec![port("us", pcap(&path), US, OUR_MAC, &[])], &[0], BASE_PORT);
+    us.tick();
+    assert!(us.receive().is_empty() && us.state(0) == PortState::Waiting);
+    assert!(us.ports.rows()[0].why.contains("waits for"));
+    fs::rename(&hidden, &path).unwrap();
+    us.until("the frame arrives", |us| {
+        let received = us.receive();
+        let found = received.len() == 1;
+        received.into_iter().for_each(|received| us.pool.put(received.buffer));
+        found
+    });
+    fs::remove_file(path).unwrap();
+}
+
+struct Pair {
+    us: Station,
+    peer: Station,
+}
+
+/// Two stations that are connected twice, so that each has another port that must not notice.
+fn pair() -> Pair {
+    let socket = socket();
+    let memif = |id, server| Device::Memif { socket: socket.clone(), id, server };
+    let second = |ip: [u8; 4]| [198, 51, 100, ip[3]];
+    let ports = |server, ip: [u8; 4], mac, other: [u8; 4], other_mac| {
+        vec![
+            port("first", memif(0, server), ip, mac, &[(other, other_mac)]),
+            port("second", memif(1, server), second(ip), mac, &[(second(other), other_mac)]),
+        ]
+    };
+    let mut us = Station::open(ports(true, US, OUR_MAC, PEER, PEER_MAC), &[0], BASE_PORT);
+    let mut peer = Station::open(ports(false, PEER, PEER_MAC, US, OUR_MAC), &[0], 5_000);
+    us.until("both ends connect", |us| {
+        peer.tick();
+        peer.receive();
+        us.receive();
+        (0..2).all(|port| us.state(port) == PortState::Ready && peer.state(port) == PortState::Ready)
+    });
+    us.receive();
+    peer.receive();
+    Pair { us, peer }
+}
+
+fn item(us: &mut Station, to: [u8; 4]) -> Transmit {
+    let buffer = us.pool.get().unwrap();
+    Transmit { buffer, offset: 0, len: 128, stride: 128, shard: 0, destination: Endpoint::v4(to, 5_000), token: 1 }
+}
+
+fn send(us: &mut Station, to: [u8; 4]) -> Option<Reason> {
+    let item = item(us, to);
+    us.transmit(item)
+}
+
+const PEER_SECOND: [u8; 4] = [198, 51, 100, 2];
+
+#[test]
+fn a_stopped_port_refuses_copies_and_the_other_goes_on() {
+    let _alone = alone();
+    let Pair { mut us, mut peer } = pair();
+    us.ports.stop_port("first").unwrap();
+    assert!(us.ports.stop_port("first").is_err(), "it is being stopped");
+    us.until("the worker let go", |us| {
+        us.receive();
+        us.state(0) == PortState::Stopped
+    });
+    assert_eq!(send(&mut us, PEER), Some(Reason::TxSubmitFail));
+    assert_eq!(send(&mut us, PEER_SECOND), None);
+    assert!(us.ports.stop_port("third").unwrap_err().0.contains("there are first, second"));
+    us.ports.start_port("first").unwrap();
+    us.until("it runs again", |us| {
+        peer.tick();
+        peer.receive().into_iter().for_each(|received| peer.pool.put(received.buffer));
+        us.receive();
+        us.state(0) == PortState::Ready
+    });
+    us.receive();
+    assert_eq!(send(&mut us, PEER), None);
+}
+
+#[test]
+fn a_peer_that_leaves_takes_the_link_down_and_one_that_comes_back_brings_it_up() {
+    let _alone = alone();
+    let Pair { mut us, mut peer } = pair();
+    peer.ports.stop_port("first").unwrap();
+    us.until("the link is down", |us| {
+        peer.tick();
+        peer.receive();
+        us.receive();
+        us.state(0) == PortState::LinkDown
+    });
+    us.receive();
+    assert_eq!(send(&mut us, PEER), Some(Reason::TxSubmitFail));
+    assert_eq!(send(&mut us, PEER_SECOND), None);
+    peer.ports.start_port("first").unwrap();
+    us.until("the link is up", |us| {
+        peer.tick();
+        peer.receive().into_iter().for_each(|received| peer.pool.put(received.buffer));
+        us.receive();
+        us.state(0) == PortState::Ready
+    });
+    us.receive();
+    assert_eq!(send(&mut us, PEER), None);
+}
+
+#[test]
+fn a_pool_that_ran_dry_is_counted_and_receiving_goes_on_when_buffers_come_back() {
+    let _alone = alone();
+    let Pair { mut us, mut peer } = pair();
+    let frame = [5u8; 192];
+    // The worker keeps everything it gets until its pool and DPDK's are empty.
+    let mut kept: Vec<Buffer> = Vec::new();
+    for _ in 0..BUFFERS {
+        peer.send(0, Endpoint::v4(US, BASE_PORT), &[&frame]);
+        kept.extend(us.receive().into_iter().map(|received| received.buffer));
+    }
+    assert!(us.queue().stats().starved > 0, "the pool had none");
+    assert_eq!(us.pool.free(), 0);
+    us.until("what the device could not place is known", |us| {
+        us.receive().into_iter().for_each(|received| kept.push(received.buffer));
+        us.queue().stats().overflow > 0 || kept.len() == BUFFERS
+    });
+    kept.drain(..).for_each(|buffer| us.pool.put(buffer));
+    let mut batch = RxBatch::new();
+    us.until("it receives again", |us| {
+        peer.send(0, Endpoint::v4(US, BASE_PORT), &[&frame]);
+        let (queue, pool) = us.parts();
+        queue.rx_burst(pool, &mut batch);
+        let got = !batch.is_empty();
+        batch.drain(..).for_each(|received| us.pool.put(received.buffer));
+        got
+    });
+}
+
+#[test]
+fn what_nobody_answers_for_is_refused_at_once_and_resolved_for_the_next_time() {
+    let _alone = alone();
+    let socket = socket();
+    let memif = |server| Device::Memif { socket: socket.clone(), id: 0, server };
+    // Nobody is told who is where: both sides have to ask.
+    let mut us = Station::open(vec![port("us", memif(true), US, OUR_MAC, &[])], &[0], BASE_PORT);
+    let mut peer = Station::open(vec![port("peer", memif(false), PEER, PEER_MAC, &[])], &[0], 5_000);
+    let mut work = |us: &mut Station| {
+        peer.tick();
+        peer.receive().into_iter().for_each(|received| peer.pool.put(received.buffer));
+        us.receive();
+    };
+    us.until("both ends connect", |us| {
+        work(us);
+        us.state(0) == PortState::Ready
+    });
+    us.receive();
+    assert_eq!(send(&mut us, PEER), Some(Reason::TxSubmitFail));
+    assert_eq!(us.counter(0, "items_unreachable"), 1);
+    let now = us.now_ns();
+    us.ports.want(std::net::IpAddr::from(PEER), now);
+    us.until("the neighbour answered", |us| {
+        work(us);
+        send(us, PEER).is_none()
+    });
+}
+
+#[test]
+fn a_second_server_at_one_socket_gets_a_clear_error() {
+    let _alone = alone();
+    let socket = socket();
+    let memif = |id| Device::Memif { socket: socket.clone(), id, server: true };
+    let _first = Station::open(vec![port("first", memif(0), US, OUR_MAC, &[])], &[0], BASE_PORT);
+    let error = Station::try_open(vec![port("again", memif(0), PEER, PEER_MAC, &[])], &[0]).unwrap_err();
+    assert!(error.0.starts_with("port again: memif 0 at ") && error.0.contains("no other server"), "{error}");
+    let nowhere = Device::AfPacket("no-such-if".into());
+    let error = Station::try_open(vec![port("none", nowhere, PEER, PEER_MAC, &[])], &[0]).unwrap_err();
+    assert!(error.0.contains("`ip link` lists interfaces"), "{error}");
+}
