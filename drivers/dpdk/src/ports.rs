@@ -288,7 +288,13 @@ impl DpdkPorts {
         for (queue, pool) in (0u16..).zip(self.pools.iter()) {
             opened.set_up(queue, pool.load(Ordering::Acquire))?;
         }
-        opened.start(families(&desk.config), &self.owners)?;
+        match opened.start(families(&desk.config), &self.owners) {
+            Err(error) if is_client(&desk.config.device) => {
+                (desk.state, desk.why) = (PortState::LinkDown, format!("nobody listens at its socket yet ({error})"));
+                return Ok(());
+            }
+            started => started?,
+        }
         if desk.interface.networks.iter().any(|network| network.ip.is_ipv6()) {
             // Neighbour discovery comes by multicast. A device without the switch delivers it anyway.
             // SAFETY: a started port.
@@ -315,6 +321,9 @@ impl DpdkPorts {
         desk.state = state;
         let (usable, why) = match state {
             PortState::Ready => (Use::Both, ""),
+            PortState::LinkDown if is_client(&desk.config.device) => {
+                (Use::None, "the other side is gone; it is asked again")
+            }
             PortState::LinkDown => (Use::Receive, "its link is down: look at the cable and the other end"),
             _ => (Use::None, "its device is gone: look at the machine's log, put it back, and start the node again"),
         };
@@ -336,9 +345,23 @@ impl DpdkPorts {
             match self.desks[index].state {
                 PortState::Waiting => self.open_awaited(index),
                 PortState::Stopping if self.shared.all_saw(self.desks[index].generation) => self.end_stop(index),
+                PortState::LinkDown if look && is_client(&self.desks[index].config.device) => self.connect_again(index),
                 PortState::Ready | PortState::LinkDown if look => self.look_at(index),
                 _ => {}
             }
+        }
+    }
+
+    /// A shared-memory client does not connect again by itself; it does when it is started.
+    fn connect_again(&mut self, index: usize) {
+        self.look_at(index);
+        let desk = &mut self.desks[index];
+        let Some(opened) = desk.opened.as_mut().filter(|_| desk.state == PortState::LinkDown) else { return };
+        if opened.running && self.shared.all_saw(desk.generation) {
+            let _ = opened.stop(); // what does not stop does not start either, which is seen next
+        }
+        if !opened.running && opened.start(families(&desk.config), &self.owners).is_ok() {
+            self.look_at(index);
         }
     }
 
@@ -424,20 +447,6 @@ impl DpdkPorts {
         let index = self.find(name)?;
         if self.desks[index].state != PortState::Stopped {
             return Err(PortError(format!("port {name} is not stopped, so it cannot be started")));
-        }
-        self.restart(index)
-    }
-
-    fn restart(&mut self, index: usize) -> Result<(), PortError> {
-        if matches!(self.desks[index].config.device, Device::Memif { server: true, .. }) {
-            // Its driver listens no more after a stop, so it is made anew.
-            if let Some(opened) = self.desks[index].opened.take() {
-                opened.close();
-            }
-            let config = self.desks[index].config.clone();
-            let opened = self.open_device(index, &config)?;
-            self.desks[index].opened = Some(opened);
-            return self.start_device(index);
         }
         let desk = &mut self.desks[index];
         let Some(opened) = &mut desk.opened else { return Ok(()) };
@@ -599,6 +608,11 @@ impl SeenPort {
 fn families(config: &PortConfig) -> Families {
     let has = |v4: bool| config.networks.iter().any(|network| network.ip.is_ipv4() == v4);
     Families { v4: has(true), v6: has(false) }
+}
+
+/// Whether it is the side of a shared memory that has to ask for it.
+const fn is_client(device: &Device) -> bool {
+    matches!(device, Device::Memif { server: false, .. })
 }
 
 /// The address of a software device that is not given one: locally administered, and different for each port of a node.

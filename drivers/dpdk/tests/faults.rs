@@ -104,7 +104,8 @@ fn what_is_not_for_us_is_counted_by_its_cause_and_what_is_arrives() {
             lengths.push(len);
             us.pool.put(buffer);
         }
-        let refused: u64 = Foreign::ALL.iter().map(|cause| us.counter(0, &format!("not_frames_{}", cause.name()))).sum();
+        let refused: u64 =
+            Foreign::ALL.iter().map(|cause| us.counter(0, &format!("not_frames_{}", cause.name()))).sum();
         refused as usize + lengths.len() == packets.len()
     });
     assert_eq!(lengths, [1_472, 64]);

@@ -10,7 +10,9 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tachyon_driver_api::{CompletionBatch, Pool, Port, PortError, Received, RxBatch, RxQueue, Transmit, TxBatch, TxQueue};
+use tachyon_driver_api::{
+    CompletionBatch, Pool, Port, PortError, Received, RxBatch, RxQueue, Transmit, TxBatch, TxQueue,
+};
 use tachyon_driver_arena::{Arena, ArenaConfig, Pages};
 use tachyon_driver_dpdk::{
     Device, DpdkConfig, DpdkPorts, DpdkQueue, Eal, EalConfig, HEADROOM_BYTES, HugePages, PortConfig, PortState,
@@ -57,12 +59,7 @@ pub(crate) fn port(name: &str, device: Device, ip: [u8; 4], mac: Mac, neighbours
     }
 }
 
-fn config(
-    ports: Vec<PortConfig>,
-    shards: &[u16],
-    base_port: u16,
-    regions: Vec<(usize, usize, usize)>,
-) -> DpdkConfig {
+fn config(ports: Vec<PortConfig>, shards: &[u16], base_port: u16, regions: Vec<(usize, usize, usize)>) -> DpdkConfig {
     let (eal, shards) = (EalConfig::default(), vec![shards.to_vec()]);
     let (receive_descriptors, transmit_descriptors) = (DESCRIPTORS, DESCRIPTORS);
     DpdkConfig { eal, ports, base_port, shards, receive_descriptors, transmit_descriptors, regions }
