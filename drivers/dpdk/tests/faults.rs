@@ -106,7 +106,7 @@ fn what_is_not_for_us_is_counted_by_its_cause_and_what_is_arrives() {
         }
         let refused: u64 =
             Foreign::ALL.iter().map(|cause| us.counter(0, &format!("not_frames_{}", cause.name()))).sum();
-        refused as usize + lengths.len() == packets.len()
+        refused + lengths.len() as u64 == packets.len() as u64
     });
     assert_eq!(lengths, [1_472, 64]);
     for cause in Foreign::ALL {

@@ -162,6 +162,14 @@ impl Station {
         }
     }
 
+    /// Sends one frame; whether the device took it.
+    pub(crate) fn send_once(&mut self, shard: u16, destination: Endpoint, frame: &[u8]) -> bool {
+        let mut buffer = self.pool.get().unwrap();
+        buffer.bytes_mut()[..frame.len()].copy_from_slice(frame);
+        let len = u32::try_from(frame.len()).unwrap();
+        self.transmit(Transmit { buffer, offset: 0, len, stride: len, shard, destination, token: 7 }).is_none()
+    }
+
     /// Sends an item and waits until it is complete; what became of it.
     pub(crate) fn transmit(&mut self, item: Transmit) -> Option<tachyon_wire::Reason> {
         let mut from = TxBatch::new();
