@@ -63,7 +63,8 @@ pub(crate) fn has_dpdk() -> bool {
     is_there(&["pkg-config", "--exists", "libdpdk"])
 }
 
-fn is_there(command: &[&str]) -> bool {
+/// Whether this command runs and ends well.
+pub(crate) fn is_there(command: &[&str]) -> bool {
     let status = Command::new(command[0]).args(&command[1..]).stdout(Stdio::null()).stderr(Stdio::null()).status();
     status.is_ok_and(|status| status.success())
 }

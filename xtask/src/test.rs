@@ -13,7 +13,7 @@ pub(crate) struct Args {
 
 /// Every crate's tests, then the lock-free structures under a model checker, then the whole of it: both processes, the
 /// load generator and real traffic, which passes only if everything is accounted for; and what a message may cost in
-/// instructions, where there is something to count them with.
+/// instructions, where there is something to count them with. The dissector is among the crates' tests, in `wire`.
 pub(crate) fn run(args: &Args) -> Result<()> {
     if !args.quick {
         demo::run(&demo::Args { yes: true, json: true })?;
@@ -23,6 +23,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             let words = ["test", "--locked", "--release", "--target-dir", "target/loom", "-p", package, "--lib"];
             crate::run(cargo(&words).env("RUSTFLAGS", "--cfg loom -C debug-assertions"))?;
         }
+    }
+    if !install::is_there(&["tshark", "--version"]) {
+        // Said here because a passing test's own words are not shown.
+        println!("the dissector's tests: skipped, tshark is not installed (`apt-get install tshark`)");
     }
     crate::run(&mut cargo(&[&["test", "--locked", "--workspace"], features().as_slice()].concat()))
 }
