@@ -13,6 +13,7 @@ Exit codes:
   1  refused: by the node, or by the check of a rules file
   2  usage: an argument is wrong, or a file that it names cannot be read
   3  unreachable: tachyon-control does not answer, or tachyond is not connected to it
+`tachyon doctor` says more with them, see its help.
 
 Data goes to standard output, messages to standard error. NO_COLOR switches colours off.
 
@@ -21,7 +22,16 @@ Examples:
   tachyon rules check rules.toml && tachyon rules apply rules.toml
   tachyon drops
   tachyon top --once --json
-  tachyon explain E_GOV_THROTTLED";
+  tachyon explain E_GOV_THROTTLED
+  tachyon doctor --config node.toml";
+
+const AFTER_DOCTOR: &str = "\
+Exit codes:
+  0  fine: nothing is in the way
+  1  fails: something keeps the node from starting, such as a core that is not there
+  2  degraded: a node works here, and would be faster or steadier; also a wrong argument, with nothing on standard output
+
+Lines that begin with # are to be typed as root. What other users may not read is taken as not there.";
 
 /// Manages a Tachyon node: its state, its rules, and what it refused and why.
 #[derive(Debug, Parser)]
@@ -67,6 +77,9 @@ pub(crate) enum Command {
         #[command(flatten)]
         form: Form,
     },
+    /// What this machine lacks for a node, and the lines that give it. Needs no node and changes nothing.
+    #[command(after_help = AFTER_DOCTOR)]
+    Doctor(Doctor),
     /// Prints the completions for a shell.
     Completions {
         /// The shell.
@@ -88,6 +101,18 @@ pub(crate) enum RulesCommand {
     Apply(RulesFile),
     /// Prints the rules file in force, byte for byte.
     Show(Form),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// The node file whose needs are checked. Without it: /etc/tachyon/node.toml, or the defaults if that is not there.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where `proc` and `sys` are read: for tests, which bring a machine of their own.
+    #[arg(long, value_name = "DIR", default_value = "/", hide = true)]
+    pub(crate) root: PathBuf,
+    #[command(flatten)]
+    pub(crate) form: Form,
 }
 
 #[derive(Debug, Args)]

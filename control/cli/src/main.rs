@@ -2,11 +2,13 @@
 //!
 //! It shows what the node counts, hands rules files over and explains reasons, for a person or, with `--json`, for a
 //! program. It deliberately keeps no state, reads no counters of its own and decides nothing: rules are judged by
-//! `tachyon-control` (by the same check from `tachyon-config` where none runs), and counts come from there.
+//! `tachyon-control` (by the same check from `tachyon-config` where none runs), and counts come from there. Only `doctor`
+//! looks at the machine itself.
 #![forbid(unsafe_code)]
 
 mod arguments;
 mod connection;
+mod doctor;
 mod drops;
 mod explain;
 mod failure;
@@ -29,7 +31,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match start(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             output::message(&failure.to_string());
             failure.exit.into()
@@ -37,7 +39,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn start(arguments: &Arguments) -> Result<(), Failure> {
+fn start(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| Failure {
         exit: Exit::Unreachable,
         what: format!("cannot wait for answers: {error}"),
@@ -47,9 +49,9 @@ fn start(arguments: &Arguments) -> Result<(), Failure> {
     runtime.block_on(run(arguments))
 }
 
-async fn run(arguments: &Arguments) -> Result<(), Failure> {
+async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let connection = Connection::open(&arguments.socket);
-    match &arguments.command {
+    let done = match &arguments.command {
         Command::Status(form) => status::run(&mut connection.await?, *form).await,
         Command::Rules(RulesCommand::Check(file)) => rules::check(connection, file).await,
         Command::Rules(RulesCommand::Apply(file)) => rules::apply(connection, file).await,
@@ -61,10 +63,13 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
             explain::run(code.as_deref(), *form);
             Ok(())
         }
+        // It ends with codes of its own.
+        Command::Doctor(options) => return Ok(doctor::run(options)),
         Command::Completions { shell } => {
             manual::completions(*shell);
             Ok(())
         }
         Command::Man { to } => manual::man(to.as_deref()),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
