@@ -1,4 +1,4 @@
-//! What every driver is, and nothing else: the two hot traits, the cold one, the buffer they hand over, and (feature
+//! What every driver is, and nothing else: the two hot traits, the cold ones, the buffer they hand over, and (feature
 //! `conformance`) the suite that each driver must pass.
 //!
 //! Hot calls never fail, never allocate and never block: they move what they can and leave the rest with the caller.
@@ -13,9 +13,11 @@ mod buffer;
 pub mod conformance;
 mod port;
 mod queue;
+mod report;
 
 pub use buffer::{Buffer, Pool};
 pub use port::{Port, PortError, PortInfo};
 pub use queue::{
     BURST_MAX, Completion, CompletionBatch, QueueStats, Received, RxBatch, RxQueue, Transmit, TxBatch, TxQueue,
 };
+pub use report::{PortReport, PortState, Ports};

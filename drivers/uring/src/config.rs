@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+/// What the driver is called in reports.
+pub(crate) const DRIVER: &str = "uring";
 /// Largest frame on Ethernet at MTU 1500 over IPv4: 1500 − 20 (IP) − 8 (UDP) = 1472 = 64 + 22 × 64.
 pub(crate) const FRAME_BYTES_DEFAULT: u32 = 1_472;
 /// 4 MiB: what `net.core.rmem_max` allows on a stock kernel from 6.12 on; about 1 ms of 25 Gbit/s.
@@ -69,6 +71,13 @@ impl UringConfig {
             rx_buffers: RX_BUFFERS_DEFAULT,
             tx_depth: TX_DEPTH_DEFAULT,
             arena: None,
+        }
+    }
+    /// Address and UDP ports, for people.
+    pub(crate) fn device(&self) -> String {
+        match self.base_port {
+            0 => format!("{}, ephemeral ports", self.bind_ip),
+            base => format!("{}, ports from {base}", self.bind_ip),
         }
     }
 }

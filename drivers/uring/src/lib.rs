@@ -20,6 +20,7 @@ mod config;
 mod control;
 mod flight;
 mod port;
+mod ports;
 mod provided;
 mod queue;
 mod received;
@@ -28,4 +29,5 @@ mod socket;
 
 pub use config::{ArenaRegion, BUFFER_BYTES, UringConfig};
 pub use port::UringPort;
+pub use ports::UringPorts;
 pub use queue::UringQueue;

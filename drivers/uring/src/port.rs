@@ -3,6 +3,7 @@
 use crate::{
     UringConfig, UringQueue,
     calls::Calls,
+    config::DRIVER,
     provided::FRAMES_OFFSET,
     queue::Mode,
     ring::{self, Ring},
@@ -138,12 +139,8 @@ impl Port for UringPort {
                     .to_owned(),
             );
         }
-        let config = &self.config;
-        let device = match config.base_port {
-            0 => format!("{}, ephemeral ports", config.bind_ip),
-            base => format!("{}, ports from {base}", config.bind_ip),
-        };
-        PortInfo { driver: "uring", device, frame_bytes_max: config.frame_bytes_max, degraded }
+        let (device, frame_bytes_max) = (self.config.device(), self.config.frame_bytes_max);
+        PortInfo { driver: DRIVER, device, frame_bytes_max, degraded }
     }
 }
 
