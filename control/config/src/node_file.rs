@@ -3,9 +3,9 @@
 //! Every key has a default, so an empty file is a valid node; `defaults/node.toml` lists all of them with their
 //! defaults and is the manual. Ranges are checked while a value is read, so that a complaint points at it.
 
-use crate::{Diagnostic, Severity, Source, read};
+use crate::{Diagnostic, DpdkSection, PortSection, Severity, Source, ports::MTU_DEFAULT, ports_check, read};
 use serde::{Deserialize, Deserializer, de::Error};
-use std::{net::IpAddr, path::PathBuf};
+use std::{net::IpAddr, ops::Range, path::PathBuf};
 
 /// The commented default file. Parsing it gives [`NodeFile::default`].
 pub const DEFAULT_NODE_FILE: &str = include_str!("../defaults/node.toml");
@@ -24,6 +24,10 @@ pub struct NodeFile {
     pub memory: MemorySection,
     /// Sizes of tables.
     pub limits: LimitsSection,
+    /// DPDK itself; only read with `driver = "dpdk"`.
+    pub dpdk: DpdkSection,
+    /// The devices of DPDK, in order; none with another driver.
+    pub ports: Vec<PortSection>,
 }
 
 /// Folders and users.
@@ -46,7 +50,7 @@ pub struct NodeSection {
 pub struct NetworkSection {
     /// The driver.
     pub driver: Driver,
-    /// The address to listen on and send from.
+    /// The address to listen on and send from; with `driver = "dpdk"` those of the ports are instead.
     pub address: IpAddr,
     /// Shard n is at this UDP port + n.
     #[serde(deserialize_with = "within::<1, 65_535, _, _>")]
@@ -54,9 +58,9 @@ pub struct NetworkSection {
     /// Shards of the fabric; a power of two, the same on every node.
     #[serde(deserialize_with = "power_of_two::<1, 64, _, _>")]
     pub shard_count: u16,
-    /// Largest frame in bytes, header included.
-    #[serde(deserialize_with = "lines::<128, 65_472, _, _>")]
-    pub frame_bytes_max: u32,
+    /// Largest frame in bytes, header included. `None`: what fits the MTU, see [`NodeFile::frame_bytes_max`].
+    #[serde(deserialize_with = "frame_bytes")]
+    pub frame_bytes_max: Option<u32>,
     /// Whether io_uring may be used.
     pub io_uring: Switch,
     /// Whether runs of equal frames are sent and received in one go.
@@ -74,6 +78,8 @@ pub struct NetworkSection {
 pub enum Driver {
     /// UDP sockets through io_uring, or through `recvmmsg` and `sendmmsg` where the kernel refuses it.
     Uring,
+    /// Devices that the workers own, through DPDK.
+    Dpdk,
 }
 
 /// Use it if it is there, or do not.
@@ -143,9 +149,9 @@ pub struct MemorySection {
     /// How many of them the driver holds to receive into; a power of two, at most half.
     #[serde(deserialize_with = "power_of_two::<16, 32_768, _, _>")]
     pub receive_buffers: u16,
-    /// Bytes of a buffer; 65,664 hold what the kernel joins datagrams into.
-    #[serde(deserialize_with = "lines::<2_048, 1_048_576, _, _>")]
-    pub buffer_bytes: u32,
+    /// Bytes of a buffer. `None`: what the driver needs, see [`NodeFile::buffer_bytes`].
+    #[serde(deserialize_with = "buffer_bytes")]
+    pub buffer_bytes: Option<u32>,
     /// Which pages to use.
     pub pages: Pages,
     /// Whether to lock all memory, so that nothing on the packet's way can fault.
@@ -204,9 +210,9 @@ impl Default for NetworkSection {
         Self {
             driver: Driver::Uring,
             address: IpAddr::from([0, 0, 0, 0]),
-            base_port: 24_640,      // below the ephemeral range, fixed by the design
-            shard_count: 16,        // the design's default
-            frame_bytes_max: 1_472, // MTU 1500 - 20 (IPv4) - 8 (UDP) = 64 + 22 x 64
+            base_port: 24_640, // below the ephemeral range, fixed by the design
+            shard_count: 16,   // the design's default
+            frame_bytes_max: None,
             io_uring: Switch::Auto,
             gso: true,
             zero_copy: false,
@@ -232,9 +238,9 @@ impl Default for WorkersSection {
 impl Default for MemorySection {
     fn default() -> Self {
         Self {
-            buffers_per_worker: 2_048, // 132 MiB at 66 KiB each
+            buffers_per_worker: 2_048, // 132 MiB at 66 KiB each, 4 MiB at 2,112 bytes
             receive_buffers: 64,       // one burst: more are not read before the next is filled, and cost cache
-            buffer_bytes: 67_648, // an odd number of lines, so that buffers do not share cache sets; see the manual
+            buffer_bytes: None,
             pages: Pages::Auto,
             lock: true,
         }
@@ -254,16 +260,53 @@ impl Default for LimitsSection {
     }
 }
 
+/// A step on the way to a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A key of a table.
+    Key(&'static str),
+    /// A place in a list, from 0.
+    Item(usize),
+}
+
 /// What is wrong with values that are each in range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contradiction {
-    /// Section and key to point at.
-    pub key: [&'static str; 2],
+    /// The way to the value to point at; not every file has it, since what is wrong may be a default.
+    pub place: Vec<Step>,
     /// What is wrong.
     pub message: String,
     /// What to do.
     pub help: String,
 }
+
+impl Contradiction {
+    /// Something that is wrong at `place`.
+    pub(crate) fn new(place: impl Into<Vec<Step>>, message: impl Into<String>, help: impl Into<String>) -> Self {
+        Self { place: place.into(), message: message.into(), help: help.into() }
+    }
+
+    /// Where the place is in a file.
+    fn span(&self, text: &str) -> Option<Range<usize>> {
+        let table = toml::de::DeTable::parse(text).ok()?;
+        let (Step::Key(first), rest) = self.place.split_first()? else { return None };
+        let start = table.get_ref().get(*first)?;
+        let value = rest.iter().try_fold(start, |value, step| match step {
+            Step::Key(key) => value.get_ref().get(*key),
+            Step::Item(index) => value.get_ref().get(*index),
+        });
+        value.map(toml::Spanned::span)
+    }
+}
+
+/// MTU 1500 - 20 (IPv4) - 8 (UDP) = 64 + 22 x 64.
+const FRAME_BYTES_DEFAULT: u32 = 1_472;
+/// 65,664 bytes hold what the kernel joins datagrams into (`UDP_GRO`), and 31 lines more make the number of lines odd.
+const URING_BUFFER_BYTES: u32 = 1_057 * 64;
+/// Bytes that a packet has in front of IP and behind it: Ethernet 14, a VLAN tag 4, a checksum 4; in whole lines.
+const ETHERNET_BYTES: u32 = 64;
+/// Lines of a buffer that one packet is received into: one more than 2 KiB, so that buffers do not share cache sets.
+const PACKET_LINES_MIN: u32 = 33;
 
 impl NodeFile {
     /// Reads a node file's text.
@@ -279,10 +322,7 @@ impl NodeFile {
             diagnostic
         })?;
         file.check().map_err(|found| {
-            let [section, key] = found.key;
-            let table = toml::de::DeTable::parse(source.text).ok();
-            let value = table.as_ref().and_then(|table| table.get_ref().get(section)?.get_ref().get(key));
-            let span = value.map(toml::Spanned::span);
+            let span = found.span(source.text);
             Diagnostic::new(Severity::Error, source.name, source.text, span).saying(found.message, found.help)
         })?;
         Ok(file)
@@ -294,8 +334,8 @@ impl NodeFile {
     /// The first contradiction.
     pub fn check(&self) -> Result<(), Contradiction> {
         let (network, workers, memory) = (&self.network, &self.workers, &self.memory);
-        let ensure = |holds: bool, key, message: String, help: String| {
-            if holds { Ok(()) } else { Err(Contradiction { key, message, help }) }
+        let ensure = |holds: bool, [section, key]: [&'static str; 2], message: String, help: String| {
+            if holds { Ok(()) } else { Err(Contradiction::new([Step::Key(section), Step::Key(key)], message, help)) }
         };
         let (shards, count, listed) = (network.shard_count, workers.count, workers.cores.len());
         ensure(
@@ -332,21 +372,61 @@ impl NodeFile {
             ),
             "choose at most half of buffers_per_worker".into(),
         )?;
-        let needed = network.frame_bytes_max + DRIVER_BYTES;
-        ensure(
-            memory.buffer_bytes >= needed,
-            ["memory", "buffer_bytes"],
-            format!("a frame of {} bytes does not fit a buffer of {}", network.frame_bytes_max, memory.buffer_bytes),
-            format!("choose {} or more", needed.next_multiple_of(64)),
-        )
+        if network.driver == Driver::Uring {
+            let (frame, buffer) = (self.frame_bytes_max(), self.buffer_bytes());
+            let needed = frame + DRIVER_BYTES;
+            ensure(
+                buffer >= needed,
+                ["memory", "buffer_bytes"],
+                format!("a frame of {frame} bytes does not fit a buffer of {buffer}"),
+                format!("choose {} or more", needed.next_multiple_of(64)),
+            )?;
+        }
+        ports_check::check(self)
+    }
+
+    /// Largest frame in bytes, header included: as the file says, or the largest that fits the MTU of every port; 1500 over
+    /// IPv4 where there are none.
+    #[must_use]
+    pub fn frame_bytes_max(&self) -> u32 {
+        let fits_all = || self.ports.iter().map(PortSection::frame_bytes_max).min();
+        self.network.frame_bytes_max.or_else(fits_all).unwrap_or(FRAME_BYTES_DEFAULT)
+    }
+
+    /// Bytes of a buffer: as the file says, or what the driver needs. An odd number of lines by default, so that the starts
+    /// of neighbours fall into different sets of a cache.
+    #[must_use]
+    pub fn buffer_bytes(&self) -> u32 {
+        self.memory.buffer_bytes.unwrap_or_else(|| match self.network.driver {
+            Driver::Uring => URING_BUFFER_BYTES,
+            Driver::Dpdk => (self.packet_buffer_bytes().div_ceil(64).max(PACKET_LINES_MIN) | 1) * 64,
+        })
+    }
+
+    /// Bytes that a packet of the largest MTU among the ports needs, in whole lines.
+    pub(crate) fn packet_buffer_bytes(&self) -> u32 {
+        let mtu = self.ports.iter().map(|port| port.mtu).max().unwrap_or(MTU_DEFAULT);
+        (u32::from(mtu) + ETHERNET_BYTES).next_multiple_of(64)
     }
 }
 
 /// What the driver keeps in front of a frame for the kernel's own headers, rounded up.
 const DRIVER_BYTES: u32 = 256;
 
+/// Reads the size of a frame.
+fn frame_bytes<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
+    lines::<128, 65_472, _, _>(from).map(Some)
+}
+
+/// Reads the size of a buffer.
+fn buffer_bytes<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
+    lines::<2_048, 1_048_576, _, _>(from).map(Some)
+}
+
 /// Reads an integer from `LOW` to `HIGH`.
-fn within<'de, const LOW: u64, const HIGH: u64, T: TryFrom<u64>, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+pub(crate) fn within<'de, const LOW: u64, const HIGH: u64, T: TryFrom<u64>, D: Deserializer<'de>>(
+    from: D,
+) -> Result<T, D::Error> {
     let value = i64::deserialize(from)?;
     let refuse = || D::Error::custom(format!("{value} is out of range: choose {LOW} to {HIGH}"));
     let inside = u64::try_from(value).ok().filter(|value| (LOW..=HIGH).contains(value)).ok_or_else(refuse)?;
@@ -354,7 +434,7 @@ fn within<'de, const LOW: u64, const HIGH: u64, T: TryFrom<u64>, D: Deserializer
 }
 
 /// Reads a power of two from `LOW` to `HIGH`.
-fn power_of_two<'de, const LOW: u64, const HIGH: u64, T, D>(from: D) -> Result<T, D::Error>
+pub(crate) fn power_of_two<'de, const LOW: u64, const HIGH: u64, T, D>(from: D) -> Result<T, D::Error>
 where
     T: TryFrom<u64> + Into<u64> + Copy,
     D: Deserializer<'de>,
@@ -402,9 +482,9 @@ mod tests {
     fn the_default_file_shows_every_key() {
         let table: toml::Table = DEFAULT_NODE_FILE.parse().unwrap();
         let keys: usize = table.values().map(|section| section.as_table().unwrap().len()).sum();
-        let commented = ["# user = ", "# control_user = "];
+        let commented = ["# user = ", "# control_user = ", "# frame_bytes_max = ", "# buffer_bytes = "];
         assert!(commented.iter().all(|key| DEFAULT_NODE_FILE.contains(key)));
-        assert_eq!(keys + commented.len(), 4 + 9 + 7 + 5 + 6, "a key is missing in node.toml, or its number here");
+        assert_eq!(keys + commented.len(), 4 + 9 + 7 + 5 + 6 + 4, "a key is missing in node.toml, or its number here");
     }
 
     #[test]

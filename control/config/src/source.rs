@@ -3,6 +3,7 @@
 use crate::{Diagnostic, Severity};
 use serde::de::DeserializeOwned;
 use std::{
+    borrow::Cow,
     fmt::Display,
     ops::{Range, RangeInclusive},
 };
@@ -25,9 +26,9 @@ pub struct Source<'a> {
 /// The first thing that is not TOML, not a known key, or not of the right type.
 pub fn read<T: DeserializeOwned>(source: &Source<'_>) -> Result<T, Diagnostic> {
     toml::from_str(source.text).map_err(|error| {
-        let message = error.message();
-        let help = help_for(message, source.manual);
-        let said = sentence(message);
+        let message = in_serdes_words(error.message());
+        let help = help_for(&message, source.manual);
+        let said = sentence(&message);
         Diagnostic::new(Severity::Error, source.name, source.text, error.span()).saying(said, help)
     })
 }
@@ -82,6 +83,16 @@ impl<'a> Report<'a> {
     }
 }
 
+/// Within an enum's table it is the parser that finds unknown keys, and says it in words of its own.
+fn in_serdes_words(message: &str) -> Cow<'_, str> {
+    let parts =
+        message.strip_prefix("unexpected keys in table: ").and_then(|rest| rest.split_once(", available keys: "));
+    let Some((unknown, known)) = parts else { return message.into() };
+    let unknown = unknown.split(',').next().unwrap_or(unknown);
+    let known: String = known.split(", ").filter(|key| !key.is_empty()).map(|key| format!("`{key}`, ")).collect();
+    format!("unknown field `{unknown}`, expected one of {known}").into()
+}
+
 /// The parser's words as one sentence without a full stop, since file and line stand beside it.
 fn sentence(message: &str) -> String {
     let first = message.lines().next().unwrap_or("not readable");
@@ -108,6 +119,9 @@ fn help_for(message: &str, manual: &str) -> String {
         }
         Some((key, _)) if message.starts_with("missing field") => {
             format!("add `{key} = …`; `{manual}` explains it")
+        }
+        _ if message.starts_with("wanted exactly 1 element") => {
+            format!("keep exactly one key of this table; `{manual}` lists those there are")
         }
         Some((key, _)) if message.starts_with("duplicate") => format!("keep one of them: `{key}` stands here twice"),
         _ => format!("`{manual}` prints a commented file that explains each key"),

@@ -7,7 +7,7 @@ use crate::{
     leases::{Couriers, INTERVAL_NS, Leases},
     state::StateFolder,
     voice::Voice,
-    worker::{End, Gauges, Image, Item},
+    worker::{Clock, End, Gauges, Image, Item},
 };
 use rtrb::{Consumer, Producer};
 use rustix::{
@@ -17,6 +17,7 @@ use rustix::{
 use serde_json::json;
 use std::{
     io,
+    net::IpAddr,
     os::fd::{AsFd, OwnedFd},
     sync::{
         Arc,
@@ -25,6 +26,7 @@ use std::{
     thread::JoinHandle,
     time::{Duration, Instant},
 };
+use tachyon_driver_api::Ports;
 use tachyon_segment::{
     SealedImage, StatsSegment, WorkerState, WorkerStatus,
     handover::{Accepted, Connection, Hello, Incoming, Listener, Reply, Request},
@@ -110,6 +112,9 @@ pub(crate) struct Housekeeping {
     pub(crate) state: StateFolder,
     pub(crate) desks: Vec<Desk>,
     pub(crate) leases: Leases,
+    /// The cold side of the driver.
+    pub(crate) ports: Box<dyn Ports>,
+    pub(crate) clock: Clock,
     /// The ruleset in force.
     pub(crate) current: Option<Image>,
     pub(crate) voice: Voice,
@@ -129,6 +134,7 @@ impl Housekeeping {
             self.serve();
             if Instant::now() >= next {
                 self.collect();
+                self.ports.tick(self.clock.tick_ns());
                 self.supervise();
                 next = Instant::now() + interval;
             }
@@ -223,6 +229,8 @@ impl Housekeeping {
         let Some(desk) = self.desks.get_mut(usize::from(worker)) else {
             return Err(Refusal::never(format!("there is no worker {worker}")));
         };
+        // Once per worker, but only the first time is there anything to find out.
+        self.ports.want(IpAddr::from(add.endpoint.ip).to_canonical());
         desk.send(Item::Command(Command::AddSubscriber(add))).map(|_| ()).ok_or_else(Refusal::busy)
     }
 

@@ -5,8 +5,9 @@
 //! there, the node goes on, or starts, with the last good ruleset.
 //!
 //! This crate deliberately judges nothing and knows no frame: that is `engine` and `policy`. It is the only one that names
-//! drivers. Where things are: [`topology`] declares workers and cores, [`setup`] builds everything once, [`worker`] is the
-//! thread around the loop, [`housekeeping`] the thread beside it, [`sandbox`] what is given up.
+//! drivers. Where things are: [`topology`] declares workers and cores, [`ports`] chooses the driver, [`setup`] builds
+//! everything once, [`worker`] is the thread around the loop, [`housekeeping`] the thread beside it, [`sandbox`] what is
+//! given up.
 #![deny(unsafe_code)]
 
 mod alloc_seal;
@@ -15,6 +16,7 @@ mod housekeeping;
 mod hwloc;
 mod leases;
 mod notify;
+mod ports;
 mod sandbox;
 mod setup;
 mod state;

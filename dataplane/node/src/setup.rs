@@ -1,10 +1,11 @@
 //! From the node file to a running node: everything that can fail, fails here, before packets and with a text that says
-//! what to do. In this order, because each step needs the ones before it: folders, boot number, memory, statistics, the
+//! what to do. In this order, because each step needs the ones before it: folders, driver, boot number, memory, statistics, the
 //! socket for control, workers (who then give up their privileges), and at last this thread's own.
 
 use crate::{
     housekeeping::{Desk, Housekeeping, check_image},
     leases::Leases,
+    ports::{self, Devices, PortSeat},
     sandbox::{Sandbox, User, worker_filter},
     state::{StateFolder, make_folder},
     topology::{Machine, Plan, WorkerPlan},
@@ -21,17 +22,15 @@ use rustix::{
 use serde_json::json;
 use std::{
     collections::BTreeMap,
-    io::ErrorKind,
-    net::{IpAddr, UdpSocket},
+    net::IpAddr,
     os::unix::fs::chown,
     sync::{Arc, atomic::AtomicBool},
-    thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
-use tachyon_config::{Instructions, NodeFile, Pages, Switch};
+use tachyon_config::{Instructions, NodeFile, Pages};
 use tachyon_driver_api::Pool;
 use tachyon_driver_arena::{Arena, ArenaConfig};
-use tachyon_driver_uring::{ArenaRegion, UringConfig};
+use tachyon_driver_uring::ArenaRegion;
 use tachyon_engine::{Limits, Path};
 use tachyon_segment::{
     StatsSegment, WorkerState,
@@ -56,6 +55,7 @@ pub(crate) fn build(file: &NodeFile, voice: Voice, stop: Arc<AtomicBool>) -> any
     let mut degraded = plan.degraded.clone();
     let user = file.node.user.as_deref().map(User::find).transpose()?;
     let state = StateFolder::open(&file.node.state_dir)?;
+    let devices = Devices::open(file)?;
     let boot = state.next_boot_number()?;
     let listener = listen(file, user)?;
     if let Some(user) = user.filter(|_| geteuid().is_root()) {
@@ -71,18 +71,13 @@ pub(crate) fn build(file: &NodeFile, voice: Voice, stop: Arc<AtomicBool>) -> any
     let filter = Arc::new(worker_filter()?);
     let workers = file.workers.clone();
     let common = Common { clock: Clock::start(), stop: stop.clone(), sandbox: sandbox.clone(), filter, workers };
-    wait_for_ports(file);
     let mut desks = Vec::new();
     for worker in &plan.workers {
         let (pool, region) = arenas.pool(worker, &mut degraded)?;
         let (host, desk) = rings(&segment, worker.worker)?;
         let limits = limits(file, worker, boot, common.clock, path);
-        desks.push(start(
-            Seat { plan: worker.clone(), limits, port: port(file, region), pool, host },
-            desk,
-            &common,
-            &mut degraded,
-        )?);
+        let seat = Seat { plan: worker.clone(), limits, pool, host };
+        desks.push(start(devices.seat(region), seat, desk, &common, &mut degraded)?);
     }
     if file.memory.lock
         && let Err(error) = mlockall(MlockAllFlags::CURRENT)
@@ -93,6 +88,8 @@ pub(crate) fn build(file: &NodeFile, voice: Voice, stop: Arc<AtomicBool>) -> any
     }
     degraded.extend(sandbox.enter()?);
     let mut house = Housekeeping {
+        ports: devices.cold(file.workers.count),
+        clock: common.clock,
         hello: hello(file, boot, boot_id),
         listener,
         connection: None,
@@ -120,7 +117,7 @@ pub(crate) fn announce(house: &Housekeeping, file: &NodeFile) {
         house.voice.say("degraded", line, &[]);
     }
     let Hello { boot_number, workers, shard_count, .. } = house.hello;
-    let (address, port) = (file.network.address, file.network.base_port);
+    let (address, port) = (ports::address(file), file.network.base_port);
     let ruleset = house.current.as_ref().map_or(0, |image| image.version());
     let instructions = path(file).map_or("", Path::name);
     let text = format!(
@@ -158,22 +155,6 @@ fn listen(file: &NodeFile, user: Option<User>) -> anyhow::Result<Listener> {
     Ok(listener)
 }
 
-/// Longest wait for the ports of a node that was just killed.
-const PORTS_PATIENCE: Duration = Duration::from_secs(2);
-
-/// Waits until the ports can be bound, for a while: the kernel takes an io_uring down after its process has ended, and
-/// holds its sockets until then. Whatever is still wrong with them afterwards is for the driver to say.
-fn wait_for_ports(file: &NodeFile) {
-    let end = Instant::now() + PORTS_PATIENCE;
-    let taken = |shard| {
-        let bound = UdpSocket::bind((file.network.address, file.network.base_port + shard));
-        bound.is_err_and(|error| error.kind() == ErrorKind::AddrInUse)
-    };
-    while (0..file.network.shard_count).any(taken) && Instant::now() < end {
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
 /// One arena per NUMA node.
 struct Arenas<'f> {
     file: &'f NodeFile,
@@ -197,8 +178,8 @@ impl<'f> Arenas<'f> {
         if !self.made.contains_key(&node) {
             let workers = self.workers_of.get(&node).copied().unwrap_or(1);
             let arena = Arena::create(ArenaConfig {
-                bytes: workers * each * memory.buffer_bytes as usize,
-                buffer_bytes: memory.buffer_bytes,
+                bytes: workers * each * self.file.buffer_bytes() as usize,
+                buffer_bytes: self.file.buffer_bytes(),
                 pages: match memory.pages {
                     Pages::Auto => tachyon_driver_arena::Pages::Auto,
                     Pages::Huge1G => tachyon_driver_arena::Pages::Huge1G,
@@ -240,9 +221,16 @@ fn rings(segment: &StatsSegment, worker: u16) -> anyhow::Result<(NodeHost, Desk)
     Ok((NodeHost { items, retired, demands, quarantine, stats, gauges, current: None }, desk))
 }
 
-fn start(seat: Seat, mut desk: Desk, common: &Common, degraded: &mut Vec<String>) -> anyhow::Result<Desk> {
+fn start(
+    port: PortSeat,
+    seat: Seat,
+    mut desk: Desk,
+    common: &Common,
+    degraded: &mut Vec<String>,
+) -> anyhow::Result<Desk> {
     let number = seat.plan.worker;
-    let (opened, thread) = worker::start(seat, common).with_context(|| format!("worker {number} cannot start"))?;
+    let (opened, thread) =
+        worker::start(port, seat, common).with_context(|| format!("worker {number} cannot start"))?;
     degraded.extend(opened.info.degraded);
     degraded.extend(opened.degraded);
     (desk.thread, desk.state) = (Some(thread), WorkerState::Running);
@@ -276,26 +264,11 @@ fn limits(file: &NodeFile, worker: &WorkerPlan, boot: u16, clock: Clock, path: P
         targets_max: file.limits.targets_max,
         buffers: file.memory.buffers_per_worker,
         receive_buffers: file.memory.receive_buffers.into(),
-        frame_bytes_max: file.network.frame_bytes_max,
+        frame_bytes_max: file.frame_bytes_max(),
         fill_window_ns: file.limits.fill_window_ns.into(),
         boot,
         unix_offset_ns: clock.unix_offset_ns(),
         path,
-    }
-}
-
-fn port(file: &NodeFile, region: ArenaRegion) -> UringConfig {
-    let network = &file.network;
-    UringConfig {
-        receive_buffer_bytes: network.socket_buffer_bytes,
-        send_buffer_bytes: network.socket_buffer_bytes,
-        frame_bytes_max: network.frame_bytes_max,
-        gso: network.gso,
-        zero_copy: network.zero_copy,
-        force_fallback: network.io_uring == Switch::Off,
-        rx_buffers: file.memory.receive_buffers,
-        arena: Some(region),
-        ..UringConfig::new(network.address, network.base_port)
     }
 }
 
@@ -306,18 +279,18 @@ fn hello(file: &NodeFile, boot_number: u16, boot_id: [u8; 16]) -> Hello {
         boot_number,
         workers: file.workers.count,
         shard_count: file.network.shard_count,
-        listen: match file.network.address {
+        listen: match ports::address(file) {
             IpAddr::V4(ip) => Endpoint::v4(ip.octets(), port),
             IpAddr::V6(ip) => Endpoint::v6(ip.octets(), port),
         },
-        frame_bytes_max: file.network.frame_bytes_max,
+        frame_bytes_max: file.frame_bytes_max(),
         sessions_max: file.limits.sessions_max,
         subscribers_max: file.limits.subscribers_max,
         topics_max: file.limits.topics_max,
         senders_max: file.limits.senders_max,
         targets_max: file.limits.targets_max,
         ruleset_version: 0,
-        driver: "uring".into(),
+        driver: ports::driver(file).into(),
         degraded: Vec::new(),
     }
 }

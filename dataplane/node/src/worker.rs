@@ -2,6 +2,7 @@
 
 use crate::{
     alloc_seal::{self, Seal},
+    ports::PortSeat,
     sandbox::{self, Sandbox},
     topology::{self, WorkerPlan},
 };
@@ -18,8 +19,8 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tachyon_config::{Idle, WorkersSection};
-use tachyon_driver_api::{Pool, Port, PortInfo, RxQueue, TxQueue};
-use tachyon_driver_uring::{UringConfig, UringPort};
+use tachyon_driver_api::{Pool, Port, PortError, PortInfo, RxQueue, TxQueue};
+use tachyon_driver_uring::UringPort;
 use tachyon_engine::{Host, Limits, Memory, Work, Worker};
 use tachyon_policy::Verified;
 use tachyon_segment::{SealedImage, StatsWriter};
@@ -176,12 +177,11 @@ pub(crate) struct Common {
     pub(crate) workers: WorkersSection,
 }
 
-/// All that one worker is started with.
+/// All that one worker is started with, beside its port.
 #[derive(Debug)]
 pub(crate) struct Seat {
     pub(crate) plan: WorkerPlan,
     pub(crate) limits: Limits,
-    pub(crate) port: UringConfig,
     pub(crate) pool: Pool,
     pub(crate) host: NodeHost,
 }
@@ -213,20 +213,16 @@ const SILENCE_NS: u64 = 10_000_000;
 /// Time for frames that are on their way to leave when the node stops.
 const DRAIN: Duration = Duration::from_millis(100);
 
+/// What a worker's thread says while it is waited for.
+type Say = mpsc::SyncSender<anyhow::Result<Opened>>;
+
 /// Starts a worker's thread and waits until it is in its loop or says why not.
-pub(crate) fn start(seat: Seat, common: &Common) -> anyhow::Result<(Opened, JoinHandle<End>)> {
+pub(crate) fn start(port: PortSeat, seat: Seat, common: &Common) -> anyhow::Result<(Opened, JoinHandle<End>)> {
     let (say, hear) = mpsc::sync_channel(1);
     let common = common.clone();
     let name = format!("worker-{}", seat.plan.worker);
-    let thread = thread::Builder::new().name(name).spawn(move || match open(seat, &common) {
-        Ok((opened, worker)) => {
-            let _ = say.send(Ok(opened));
-            run(worker, &common)
-        }
-        Err(error) => {
-            let _ = say.send(Err(error));
-            End::Stopped
-        }
+    let thread = thread::Builder::new().name(name).spawn(move || match port {
+        PortSeat::Uring(config) => live(|| UringPort::new(config), seat, &common, &say),
     })?;
     match hear.recv() {
         Ok(opened) => opened.map(|opened| (opened, thread)),
@@ -234,12 +230,27 @@ pub(crate) fn start(seat: Seat, common: &Common) -> anyhow::Result<(Opened, Join
     }
 }
 
+/// The whole life of a worker's thread, whatever its port is.
+fn live<P: Port>(port: impl FnOnce() -> Result<P, PortError>, seat: Seat, common: &Common, say: &Say) -> End {
+    match open(port, seat, common) {
+        Ok((opened, worker)) => {
+            let _ = say.send(Ok(opened));
+            run(worker, common)
+        }
+        Err(error) => {
+            let _ = say.send(Err(error));
+            End::Stopped
+        }
+    }
+}
+
 /// On the worker's thread: pins it, takes its memory, opens its queue, gives up what it needs no more.
-fn open<'a>(
+fn open<'a, P: Port>(
+    port: impl FnOnce() -> Result<P, PortError>,
     seat: Seat,
     common: &Common,
-) -> anyhow::Result<(Opened, Worker<'a, impl RxQueue + TxQueue + 'a, NodeHost>)> {
-    let Seat { plan, limits, port, mut pool, host } = seat;
+) -> anyhow::Result<(Opened, Worker<'a, P::Queue, NodeHost>)> {
+    let Seat { plan, limits, mut pool, host } = seat;
     let mut degraded = Vec::new();
     if let Some(cpu) = plan.cpu
         && let Err(error) = topology::pin(cpu)
@@ -247,7 +258,7 @@ fn open<'a>(
         degraded.push(format!("worker {} is not pinned to core {cpu}: {error}", plan.worker));
     }
     let memory = Memory::leak(&limits); // after pinning, so that first touch puts it on the right node
-    let mut port = UringPort::new(port)?;
+    let mut port = port()?;
     let queue = port.open(limits.shards, &mut pool)?;
     degraded.extend(common.sandbox.enter()?);
     if let Err(error) = sandbox::apply(&common.filter) {

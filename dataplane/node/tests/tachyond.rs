@@ -216,6 +216,19 @@ fn a_port_that_is_taken_is_an_error_and_not_a_hang() {
 }
 
 #[test]
+fn a_driver_that_is_not_built_in_is_refused_with_what_to_do() {
+    let folder = Folder::new("no-dpdk");
+    let file = folder.0.join("node.toml");
+    let folders = format!("[node]\nstate_dir = {:?}\nrun_dir = {:?}\n", folder.0.join("state"), folder.0.join("run"));
+    let port = "[[ports]]\nname = \"east\"\ndevice = { ring = {} }\naddresses = [\"10.0.1.1/24\"]\n";
+    fs::write(&file, format!("{folders}[network]\ndriver = \"dpdk\"\n{port}")).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_tachyond")).arg("--config").arg(&file).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(!output.status.success() && said.contains("build it with --features dpdk"), "{said}");
+    assert!(!folder.0.join("state/boot-number").exists(), "what did not start is no start");
+}
+
+#[test]
 fn the_command_line_checks_files_and_prints_the_manual() {
     let run = |arguments: &[&str]| {
         let output = Command::new(env!("CARGO_BIN_EXE_tachyond")).args(arguments).output().unwrap();
