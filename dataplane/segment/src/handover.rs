@@ -1,17 +1,20 @@
 //! How control and `tachyond` meet: one Unix socket of datagrams (`SOCK_SEQPACKET`), on which `tachyond` listens.
 //!
 //! On connecting, control gets a [`Hello`] with the descriptor of the statistics segment. From then on it sends one
-//! [`Request`] at a time and gets one [`Reply`] for each, with the request's number. A ruleset travels as the descriptor of
-//! a sealed memory file; everything else fits its datagram. Both ends check who the other is (`SO_PEERCRED`) and refuse
+//! [`Request`] at a time and gets one [`Reply`] for each, with the request's number; who asks for a port gets a
+//! [`PortStatus`] instead, and asks for one after the other. A ruleset travels as the descriptor of a sealed memory file;
+//! everything else fits its datagram. Both ends check who the other is (`SO_PEERCRED`) and refuse
 //! records of another layout, each with a reason that says what to do.
 
 mod control_end;
 mod node_end;
+mod ports;
 mod records;
 mod socket;
 
 pub use control_end::{CallError, ControlEnd};
 pub use node_end::{Connection, Incoming, Listener};
+pub use ports::{PORT_COUNTERS_MAX, PORT_NAME_MAX, PortState, PortStatus};
 pub use records::{Accepted, Hello, REPLY_TEXT_MAX, Reply, Request};
 pub use socket::Peer;
 

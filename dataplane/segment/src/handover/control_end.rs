@@ -2,7 +2,8 @@
 //! thread of their own.
 
 use super::{
-    Accepted, Hello, Peer, Reply, Request,
+    Accepted, Hello, Peer, PortStatus, Reply, Request,
+    ports::{PortAnswer, PortRecord},
     records::{HelloRecord, ReplyRecord},
     socket::{self, Datagram},
 };
@@ -89,25 +90,56 @@ impl ControlEnd {
     /// # Errors
     /// See [`CallError`].
     pub fn call(&mut self, request: &Request) -> Result<(), CallError> {
-        let reply = self.exchange(request).map_err(CallError::Lost)?;
+        let mut buffer = [0; size_of::<ReplyRecord>()];
+        let len = self.exchange(request, &mut buffer).map_err(CallError::Lost)?;
+        self.outcome(&buffer[..len])
+    }
+
+    /// Asks how the ports are.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn ports(&mut self) -> Result<Vec<PortStatus>, CallError> {
+        let lost = |text: String| CallError::Lost(invalid(text));
+        let mut buffer = vec![0; size_of::<PortRecord>()];
+        let mut ports = Vec::new();
+        loop {
+            let place = u32::try_from(ports.len()).unwrap_or(u32::MAX);
+            let len = self.exchange(&Request::Port(place), &mut buffer).map_err(CallError::Lost)?;
+            let Some(answer) = PortAnswer::from_bytes(&buffer[..len]) else {
+                self.outcome(&buffer[..len])?;
+                return Err(lost("a port was promised and did not come".into()));
+            };
+            let answer = answer.map_err(lost)?;
+            if answer.number != self.number {
+                return Err(lost(format!("answer {} to request {}", answer.number, self.number)));
+            }
+            ports.push(answer.port);
+            if ports.len() >= usize::from(answer.ports) {
+                return Ok(ports);
+            }
+        }
+    }
+
+    /// Sends a request and takes what comes back.
+    fn exchange(&mut self, request: &Request, buffer: &mut [u8]) -> io::Result<usize> {
+        self.number = self.number.wrapping_add(1);
+        let (bytes, fd) = request.to_bytes(self.number);
+        socket::send(&self.socket, &bytes, fd.map(AsFd::as_fd))?;
+        self.wait_for(buffer).map(|(len, _)| len)
+    }
+
+    /// What a reply says.
+    fn outcome(&self, bytes: &[u8]) -> Result<(), CallError> {
+        let reply = Reply::from_bytes(bytes).map_err(|text| CallError::Lost(invalid(text)))?;
+        if reply.number != self.number {
+            return Err(CallError::Lost(invalid(format!("reply {} to request {}", reply.number, self.number))));
+        }
         match reply.accepted {
             Accepted::Yes => Ok(()),
             Accepted::Refused => Err(CallError::Refused(reply.text)),
             Accepted::Busy => Err(CallError::Busy(reply.text)),
         }
-    }
-
-    fn exchange(&mut self, request: &Request) -> io::Result<Reply> {
-        self.number = self.number.wrapping_add(1);
-        let (bytes, fd) = request.to_bytes(self.number);
-        socket::send(&self.socket, &bytes, fd.map(AsFd::as_fd))?;
-        let mut buffer = [0; size_of::<ReplyRecord>()];
-        let (len, _) = self.wait_for(&mut buffer)?;
-        let reply = Reply::from_bytes(&buffer[..len]).map_err(invalid)?;
-        if reply.number != self.number {
-            return Err(invalid(format!("reply {} to request {}", reply.number, self.number)));
-        }
-        Ok(reply)
     }
 
     /// Waits for one datagram, up to the time limit.

@@ -1,7 +1,8 @@
 //! The end of the socket that `tachyond` holds. Nothing here blocks: its owner polls the descriptors.
 
 use super::{
-    Hello, Peer, Reply, Request,
+    Hello, Peer, PortStatus, Reply, Request,
+    ports::PortAnswer,
     records::REQUEST_BYTES_MAX,
     socket::{self, Datagram},
 };
@@ -144,6 +145,14 @@ impl Connection {
     /// What the kernel says; `WouldBlock` if the other end does not read its answers.
     pub fn reply(&self, reply: &Reply) -> io::Result<()> {
         socket::send(&self.socket, reply.to_record().as_bytes(), None)
+    }
+
+    /// Answers [`Request::Port`] with the port that was asked for, one of so many.
+    ///
+    /// # Errors
+    /// As with [`Connection::reply`].
+    pub fn reply_port(&self, number: u32, ports: u16, port: &PortStatus) -> io::Result<()> {
+        socket::send(&self.socket, &PortAnswer::to_bytes(number, ports, port), None)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The records of the socket, as bytes and as types.
 
+use super::ports::{PORT_NAME_MAX, PortRecord};
 use crate::stats;
 use std::{fmt, os::fd::OwnedFd};
 use tachyon_wire::{
@@ -32,6 +33,7 @@ pub(super) const LAYOUT: u64 = stats::fnv1a(
         size_of::<HelloRecord>() as u64,
         size_of::<RequestHeader>() as u64,
         size_of::<ReplyRecord>() as u64,
+        size_of::<PortRecord>() as u64,
         size_of::<OpenSession>() as u64,
         size_of::<AddSubscriber>() as u64,
     ],
@@ -152,6 +154,13 @@ pub enum Request {
     RemoveSubscriber(u32),
     /// Brings a ruleset into force.
     Ruleset(OwnedFd),
+    /// How a port is, by its place from 0. The first place has the node look at all of them, the others tell what it saw
+    /// then, so that a list that is read in order is of one moment.
+    Port(u32),
+    /// Stops a port, by name.
+    StopPort(String),
+    /// Starts a port that was stopped, by name.
+    StartPort(String),
 }
 
 impl fmt::Debug for Request {
@@ -163,6 +172,9 @@ impl fmt::Debug for Request {
             Self::AddSubscriber(add) => write!(f, "AddSubscriber({}, worker {})", add.slot, add.worker),
             Self::RemoveSubscriber(slot) => write!(f, "RemoveSubscriber({slot})"),
             Self::Ruleset(_) => f.write_str("Ruleset"),
+            Self::Port(place) => write!(f, "Port({place})"),
+            Self::StopPort(name) => write!(f, "StopPort({name})"),
+            Self::StartPort(name) => write!(f, "StartPort({name})"),
         }
     }
 }
@@ -172,6 +184,9 @@ const KIND_CLOSE_SESSION: u16 = 2;
 const KIND_ADD_SUBSCRIBER: u16 = 3;
 const KIND_REMOVE_SUBSCRIBER: u16 = 4;
 const KIND_RULESET: u16 = 5;
+const KIND_PORT: u16 = 6;
+const KIND_STOP_PORT: u16 = 7;
+const KIND_START_PORT: u16 = 8;
 
 /// In front of every request's body.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -199,6 +214,9 @@ impl Request {
             Self::AddSubscriber(add) => (KIND_ADD_SUBSCRIBER, add.as_bytes(), None),
             Self::RemoveSubscriber(slot) => (KIND_REMOVE_SUBSCRIBER, &slot.to_le_bytes(), None),
             Self::Ruleset(fd) => (KIND_RULESET, &[], Some(fd)),
+            Self::Port(place) => (KIND_PORT, &place.to_le_bytes(), None),
+            Self::StopPort(name) => (KIND_STOP_PORT, name.as_bytes(), None),
+            Self::StartPort(name) => (KIND_START_PORT, name.as_bytes(), None),
         };
         let header = RequestHeader {
             magic: REQUEST_MAGIC,
@@ -230,6 +248,10 @@ impl Request {
         }
         let wrong_size = || format!("a request of kind {kind} does not have {} bytes behind its header", body.len());
         let id = || U32::read_from_bytes(body).map(U32::get).map_err(|_| wrong_size());
+        let name = || match str::from_utf8(body) {
+            Ok(name) if (1..=PORT_NAME_MAX).contains(&name.len()) => Ok(name.to_owned()),
+            _ => Err(format!("a port's name is text of 1 to {PORT_NAME_MAX} bytes")),
+        };
         match (kind, fd) {
             (KIND_OPEN_SESSION, _) => {
                 Ok(Self::OpenSession(Box::new(OpenSession::read_from_bytes(body).map_err(|_| wrong_size())?)))
@@ -241,6 +263,9 @@ impl Request {
             (KIND_REMOVE_SUBSCRIBER, _) => Ok(Self::RemoveSubscriber(id()?)),
             (KIND_RULESET, Some(fd)) if body.is_empty() => Ok(Self::Ruleset(fd)),
             (KIND_RULESET, _) => Err(wrong_size()),
+            (KIND_PORT, _) => Ok(Self::Port(id()?)),
+            (KIND_STOP_PORT, _) => Ok(Self::StopPort(name()?)),
+            (KIND_START_PORT, _) => Ok(Self::StartPort(name()?)),
             _ => Err(format!("there is no request of kind {kind}")),
         }
     }
@@ -313,7 +338,7 @@ impl Reply {
     }
 }
 
-fn check_layout(layout: U64) -> Result<(), String> {
+pub(super) fn check_layout(layout: U64) -> Result<(), String> {
     if layout.get() == LAYOUT {
         return Ok(());
     }
@@ -321,13 +346,13 @@ fn check_layout(layout: U64) -> Result<(), String> {
 }
 
 /// Writes as much of `text` as fits, whole characters only, and zeros behind it.
-fn put_text(into: &mut [u8], text: &str) {
+pub(super) fn put_text(into: &mut [u8], text: &str) {
     let cut = text.floor_char_boundary(into.len());
     into[..cut].copy_from_slice(&text.as_bytes()[..cut]);
     into[cut..].fill(0);
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(super) fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
