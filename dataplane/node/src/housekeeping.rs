@@ -5,6 +5,7 @@
 
 use crate::{
     leases::{Couriers, INTERVAL_NS, Leases},
+    port_desk::PortDesk,
     state::StateFolder,
     voice::Voice,
     worker::{Clock, End, Gauges, Image, Item},
@@ -26,7 +27,7 @@ use std::{
     thread::JoinHandle,
     time::{Duration, Instant},
 };
-use tachyon_driver_api::Ports;
+use tachyon_driver_api::PortError;
 use tachyon_segment::{
     SealedImage, StatsSegment, WorkerState, WorkerStatus,
     handover::{Accepted, Connection, Hello, Incoming, Listener, Reply, Request},
@@ -112,8 +113,7 @@ pub(crate) struct Housekeeping {
     pub(crate) state: StateFolder,
     pub(crate) desks: Vec<Desk>,
     pub(crate) leases: Leases,
-    /// The cold side of the driver.
-    pub(crate) ports: Box<dyn Ports>,
+    pub(crate) ports: PortDesk,
     pub(crate) clock: Clock,
     /// The ruleset in force.
     pub(crate) current: Option<Image>,
@@ -181,19 +181,26 @@ impl Housekeeping {
     fn serve(&mut self) {
         let Some(connection) = self.connection.take() else { return };
         for _ in 0..REQUESTS_PER_ROUND {
-            let (number, result) = match connection.receive() {
+            let answered = match connection.receive() {
                 Ok(Incoming::Nothing) => break,
-                Ok(Incoming::Request(number, request)) => (number, self.handle(request)),
-                Ok(Incoming::Malformed(number, text)) => (number, Err(Refusal::never(text))),
+                Ok(Incoming::Request(number, Request::Port(place))) => self.tell_port(&connection, number, place),
+                Ok(Incoming::Request(number, request)) => answer(&connection, number, self.handle(request)),
+                Ok(Incoming::Malformed(number, text)) => answer(&connection, number, Err(Refusal::never(text))),
                 Ok(Incoming::Closed) => return self.voice.say("control", "disconnected; its rules stay in force", &[]),
                 Err(error) => return self.lost(&error),
             };
-            let Refusal(accepted, text) = result.err().unwrap_or(Refusal(Accepted::Yes, String::new()));
-            if let Err(error) = connection.reply(&Reply { number, accepted, text }) {
+            if let Err(error) = answered {
                 return self.lost(&error);
             }
         }
         self.connection = Some(connection);
+    }
+
+    fn tell_port(&mut self, connection: &Connection, number: u32, place: u32) -> io::Result<()> {
+        match self.ports.port(place) {
+            Some((port, ports)) => connection.reply_port(number, ports, port),
+            None => answer(connection, number, Err(Refusal::never(format!("there is no port at place {place}")))),
+        }
     }
 
     fn lost(&self, error: &io::Error) {
@@ -207,7 +214,21 @@ impl Housekeeping {
             Request::AddSubscriber(add) => self.add_subscriber(*add),
             Request::RemoveSubscriber(slot) => self.broadcast(Command::RemoveSubscriber(slot)),
             Request::Ruleset(fd) => self.ruleset(fd),
+            Request::StopPort(name) => self.set_port("stopped", &name, PortDesk::stop),
+            Request::StartPort(name) => self.set_port("started", &name, PortDesk::start),
+            Request::Port(_) => Err(Refusal::never("a question for a port has no other answer than the port")),
         }
+    }
+
+    fn set_port(
+        &mut self,
+        what: &str,
+        name: &str,
+        change: fn(&mut PortDesk, &str) -> Result<(), PortError>,
+    ) -> Result<(), Refusal> {
+        change(&mut self.ports, name).map_err(|PortError(text)| Refusal::never(text))?;
+        self.voice.say("port", &format!("{name} was {what} by control"), &[("port", json!(name))]);
+        Ok(())
     }
 
     /// To every worker or to none.
@@ -328,6 +349,12 @@ impl Housekeeping {
             self.segment.set_status(number, WorkerStatus { state: desk.state, restarts, heap_calls });
         }
     }
+}
+
+/// Answers a request.
+fn answer(connection: &Connection, number: u32, result: Result<(), Refusal>) -> io::Result<()> {
+    let Refusal(accepted, text) = result.err().unwrap_or(Refusal(Accepted::Yes, String::new()));
+    connection.reply(&Reply { number, accepted, text })
 }
 
 /// Whether an image is a ruleset that this node can serve.

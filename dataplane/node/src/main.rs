@@ -16,6 +16,7 @@ mod housekeeping;
 mod hwloc;
 mod leases;
 mod notify;
+mod port_desk;
 mod ports;
 mod sandbox;
 mod setup;

@@ -5,6 +5,7 @@
 use crate::{
     housekeeping::{Desk, Housekeeping, check_image},
     leases::Leases,
+    port_desk::PortDesk,
     ports::{self, Devices, PortSeat},
     sandbox::{Sandbox, User, worker_filter},
     state::{StateFolder, make_folder},
@@ -33,7 +34,7 @@ use tachyon_driver_arena::{Arena, ArenaConfig};
 use tachyon_driver_uring::ArenaRegion;
 use tachyon_engine::{Limits, Path};
 use tachyon_segment::{
-    StatsSegment, WorkerState,
+    StatsReader, StatsSegment, WorkerState,
     handover::{Hello, Listener},
 };
 use tachyon_wire::Endpoint;
@@ -87,8 +88,10 @@ pub(crate) fn build(file: &NodeFile, voice: Voice, stop: Arc<AtomicBool>) -> any
         ));
     }
     degraded.extend(sandbox.enter()?);
+    let stats = StatsReader::open(segment.reader_fd(), boot_id).context("cannot read the statistics segment")?;
+    let ports = PortDesk::new(devices.cold(file.workers.count), stats);
     let mut house = Housekeeping {
-        ports: devices.cold(file.workers.count),
+        ports,
         clock: common.clock,
         hello: hello(file, boot, boot_id),
         listener,

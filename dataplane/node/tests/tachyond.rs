@@ -7,7 +7,7 @@ use std::{fs, net::UdpSocket, process::Command, thread, time::Duration};
 use tachyon_policy::compile::{Quota, compile};
 use tachyon_segment::{
     WorkerState,
-    handover::{CallError, Request},
+    handover::{CallError, PortState, Request},
     seal_image,
 };
 use tachyon_wire::{
@@ -213,6 +213,29 @@ fn a_port_that_is_taken_is_an_error_and_not_a_hang() {
     let line = node.hear("\"error\"");
     assert!(line.contains("worker 0 cannot start"), "{line}");
     assert!(!node.child.wait().unwrap().success());
+}
+
+#[test]
+fn its_ports_are_told_and_cannot_be_taken_from_the_workers() {
+    let folder = Folder::new("ports");
+    let mut node = Node::start(&folder.0, free_base(), 2, "");
+    node.hear("\"ready\"");
+    let (mut control, _, stats) = node.connect();
+    let out = UdpSocket::bind("127.0.0.1:0").unwrap();
+    out.send_to(&frame(1, 0, 1), ("127.0.0.1", node.base)).unwrap();
+    wait_for(&stats, "received", |all| all[0].frames_seen == 1);
+    let ports = control.ports().unwrap();
+    let [port] = ports.as_slice() else { panic!("one port: {ports:?}") };
+    assert_eq!((port.name.as_str(), port.driver.as_str(), port.queues), ("udp", "uring", 2));
+    assert_eq!((port.state, port.addresses.as_slice()), (PortState::Ready, ["127.0.0.1".to_owned()].as_slice()));
+    assert_eq!(port.device, format!("127.0.0.1, ports from {}", node.base));
+    let names: Vec<&str> = port.counters.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["syscalls", "socket_overflow", "receive_starved"]);
+    assert!(port.counters[0].1 > 0, "receiving took a syscall: {port:?}");
+    let stopped = refused(control.call(&Request::StopPort("udp".into())));
+    assert!(stopped.contains("cannot be stopped") && stopped.contains("stop tachyond instead"), "{stopped}");
+    assert!(refused(control.call(&Request::StartPort("east".into()))).contains("no port `east`"));
+    control.call(&session(1)).unwrap(); // still in step
 }
 
 #[test]
