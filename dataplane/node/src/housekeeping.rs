@@ -382,3 +382,6 @@ pub(crate) fn check_image(sealed: SealedImage, hello: &Hello) -> Result<Image, S
         _ => Ok(Arc::new(image)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -95,12 +95,12 @@ fn status(report: PortReport) -> PortStatus {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::{cell::RefCell, rc::Rc};
     use tachyon_segment::StatsSegment;
 
-    /// Ports that keep what is asked of them; each look at them counts one more.
+    /// Ports that keep what is asked of them, and count looks and ticks.
     #[derive(Debug)]
     struct Kept(Rc<RefCell<Vec<String>>>, Vec<&'static str>);
 
@@ -113,7 +113,7 @@ mod tests {
     impl Ports for Kept {
         fn reports(&mut self) -> Vec<PortReport> {
             self.keep("reports".into());
-            let looks = self.0.borrow().iter().filter(|what| *what == "reports").count();
+            let times = |what: &str| self.0.borrow().iter().filter(|kept| kept.starts_with(what)).count() as u64;
             let report = |name: &&str| PortReport {
                 name: (*name).into(),
                 driver: "kept",
@@ -127,7 +127,7 @@ mod tests {
                 queues: 1,
                 steering: "none".into(),
                 addresses: Vec::new(),
-                counters: vec![("looks".into(), looks as u64)],
+                counters: vec![("looks".into(), times("reports")), ("ticks".into(), times("tick"))],
             };
             self.1.iter().map(report).collect()
         }
@@ -150,7 +150,8 @@ mod tests {
         }
     }
 
-    fn desk(names: &[&'static str]) -> (PortDesk, Rc<RefCell<Vec<String>>>) {
+    /// A desk of ports that keep what is asked of them, and what they keep.
+    pub(crate) fn desk(names: &[&'static str]) -> (PortDesk, Rc<RefCell<Vec<String>>>) {
         let kept = Rc::new(RefCell::default());
         let segment = StatsSegment::create(1, [1; 16]).unwrap();
         let stats = StatsReader::open(segment.reader_fd(), [1; 16]).unwrap();
@@ -163,8 +164,8 @@ mod tests {
         for looks in 1..3 {
             for (place, name) in [(0, "east"), (1, "west")] {
                 let (port, count) = desk.port(place).unwrap();
-                assert_eq!((port.name.as_str(), count, port.counters_total), (name, 2, 1));
-                assert_eq!(port.counters, [("looks".to_owned(), looks)]);
+                assert_eq!((port.name.as_str(), count, port.counters_total), (name, 2, 2));
+                assert_eq!(port.counters[0], ("looks".to_owned(), looks));
                 assert_eq!((port.state, port.why.as_str()), (handover::PortState::Waiting, "nobody has connected"));
             }
         }
