@@ -69,6 +69,9 @@ pub(crate) enum Command {
     Top(Top),
     /// Every route: its subscribers, its topics, its counts.
     Routes(Form),
+    /// The ports of the node: their devices, how they are, what they count; stops and starts them.
+    #[command(args_conflicts_with_subcommands = true)]
+    Ports(Ports),
     /// What a reason means and what to do; without CODE, every reason. Needs no node.
     Explain {
         /// Name or number of a reason: E_GOV_THROTTLED, GOV_THROTTLED or 31.
@@ -119,6 +122,33 @@ pub(crate) struct Doctor {
 pub(crate) struct RulesFile {
     /// The rules file; `-` reads standard input.
     pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) form: Form,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ports {
+    /// Also every counter of driver and device.
+    #[arg(long, short)]
+    pub(crate) verbose: bool,
+    #[command(flatten)]
+    pub(crate) form: Form,
+    #[command(subcommand)]
+    pub(crate) change: Option<PortsCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PortsCommand {
+    /// Stops a port: it neither receives nor sends until it is started again.
+    Stop(PortName),
+    /// Starts a port that was stopped.
+    Start(PortName),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PortName {
+    /// Its name, as `tachyon ports` shows it.
+    pub(crate) name: String,
     #[command(flatten)]
     pub(crate) form: Form,
 }

@@ -50,6 +50,14 @@ impl Connection {
     pub(crate) async fn show_rules(&mut self) -> Result<v1::ShowRulesResponse, Failure> {
         answer(&self.socket, self.client.show_rules(v1::ShowRulesRequest {})).await
     }
+
+    pub(crate) async fn list_ports(&mut self) -> Result<v1::ListPortsResponse, Failure> {
+        answer(&self.socket, self.client.list_ports(v1::ListPortsRequest {})).await
+    }
+
+    pub(crate) async fn set_port(&mut self, call: v1::SetPortRequest) -> Result<v1::SetPortResponse, Failure> {
+        answer(&self.socket, self.client.set_port(call)).await
+    }
 }
 
 async fn answer<T>(socket: &Path, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Failure> {

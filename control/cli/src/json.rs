@@ -1,6 +1,6 @@
 //! The JSON of what control answers. Names are those of the protobuf interface; they are stable.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tachyon_proto::v1;
 
 /// The three ledgers: totals, and in each `reasons` from code to count.
@@ -72,6 +72,28 @@ pub(crate) fn route(route: &v1::Route) -> Value {
         "due": route.due,
         "given": route.given,
         "refused": route.refused,
+    })
+}
+
+/// What is not known is null; counters stand by name.
+pub(crate) fn port(port: &v1::Port) -> Value {
+    let counters: Map<String, Value> =
+        port.counters.iter().map(|counter| (counter.name.clone(), counter.value.into())).collect();
+    json!({
+        "name": port.name,
+        "driver": port.driver,
+        "device": port.device,
+        "state": port.state,
+        "why": port.why,
+        "mac": Some(&port.mac).filter(|mac| !mac.is_empty()),
+        "speed_mbps": port.speed_mbps,
+        "mtu": port.mtu,
+        "numa_node": port.numa_node,
+        "queues": port.queues,
+        "steering": port.steering,
+        "addresses": port.addresses,
+        "counters": counters,
+        "counters_total": port.counters_total,
     })
 }
 

@@ -15,6 +15,7 @@ mod failure;
 mod json;
 mod manual;
 mod output;
+mod ports;
 mod routes;
 mod rules;
 mod sample;
@@ -59,6 +60,7 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         Command::Drops { all, form } => drops::run(&mut connection.await?, *all, *form).await,
         Command::Top(options) => top::run(&mut connection.await?, options).await,
         Command::Routes(form) => routes::run(&mut connection.await?, *form).await,
+        Command::Ports(options) => ports::run(&mut connection.await?, options).await,
         Command::Explain { code, form } => {
             explain::run(code.as_deref(), *form);
             Ok(())

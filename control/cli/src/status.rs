@@ -4,7 +4,7 @@ use crate::{
     arguments::Form,
     connection::Connection,
     failure::{Exit, Failure},
-    json, output,
+    json, output, ports,
     table::{Paint, Side, Table, count, duration, nanoseconds, plural},
 };
 use serde_json::{Value, json};
@@ -20,15 +20,17 @@ pub(crate) async fn run(connection: &mut Connection, form: Form) -> Result<(), F
         Err(failure) => return Err(failure),
     };
     let workers = stats.map(|stats| stats.workers).unwrap_or_default();
+    // Whatever is wrong with the ports alone, `tachyon ports` says it; the rest is no less worth knowing.
+    let ports = connection.list_ports().await.map(|answer| answer.ports).unwrap_or_default();
     if form.json {
-        output::json(&described(&status, &workers));
+        output::json(&described(&status, &workers, &ports));
     } else {
-        output::data(text(&status, &workers, Paint::detect()));
+        output::data(text(&status, &workers, &ports, Paint::detect()));
     }
     Ok(())
 }
 
-fn described(status: &v1::StatusResponse, workers: &[v1::Worker]) -> Value {
+fn described(status: &v1::StatusResponse, workers: &[v1::Worker], ports: &[v1::Port]) -> Value {
     let node = status.node.as_ref();
     json!({
         "version": status.version,
@@ -43,6 +45,7 @@ fn described(status: &v1::StatusResponse, workers: &[v1::Worker]) -> Value {
         "sessions_max": node.map(|node| node.sessions_max),
         "frame_bytes_max": node.map(|node| node.frame_bytes_max),
         "workers": workers.iter().map(json::worker).collect::<Vec<_>>(),
+        "ports": ports.iter().map(json::port).collect::<Vec<_>>(),
         "ruleset_version": status.ruleset_version,
         "ruleset_in_force": status.ruleset_in_force,
         "ruleset_problem": status.ruleset_problem,
@@ -55,7 +58,7 @@ fn described(status: &v1::StatusResponse, workers: &[v1::Worker]) -> Value {
     })
 }
 
-fn text(status: &v1::StatusResponse, workers: &[v1::Worker], paint: Paint) -> String {
+fn text(status: &v1::StatusResponse, workers: &[v1::Worker], ports: &[v1::Port], paint: Paint) -> String {
     let mut lines = vec![
         ("control", format!("version {}, up for {}", status.version, duration(status.control_uptime_s))),
         ("data plane", data_plane(status, paint)),
@@ -63,6 +66,9 @@ fn text(status: &v1::StatusResponse, workers: &[v1::Worker], paint: Paint) -> St
     if let Some(node) = &status.node {
         lines.push(("takes frames", takes(node)));
         lines.push(("boot", format!("{} (number {})", node.boot_id, node.boot_number)));
+    }
+    for (position, port) in ports.iter().enumerate() {
+        lines.push((if position == 0 { "ports" } else { "" }, ports::line(port, paint)));
     }
     lines.push(("ruleset", ruleset(status, paint)));
     lines.push(("registered", registered(status)));

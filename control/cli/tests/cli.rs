@@ -57,6 +57,10 @@ fn status_tells_everything_that_a_script_needs() {
     assert_eq!(status["base_port"], 24_640);
     assert_eq!(status["data_plane"]["connected"], true);
     assert_eq!(status["workers"][0]["state"], "running");
+    assert_eq!(
+        (&status["ports"][0]["name"], &status["ports"][1]["state"]),
+        (&Value::from("east"), &Value::from("waiting"))
+    );
     assert_eq!(status["workers"][0]["residence_ns"]["p99"], 2_047);
     assert_eq!(status["workers"][0]["ledgers"]["messages"]["accepted"], 1_900);
     assert_eq!(status["ledgers"]["frames"]["seen"], 100);
@@ -72,6 +76,8 @@ fn status_for_a_person_adds_up_on_its_face() {
     for part in [
         "connected: driver io_uring, 1 worker",
         "ports 24640 to 24655",
+        "ports         east, dpdk pci 0000:01:00.0, ready\n",
+        "              west, dpdk memif 0 at /run/x.sock, waiting: nobody has connected",
         "version 7 in force",
         "1,980 seen = 1,900 accepted + 80 refused",
         "3,800 due = 3,695 given + 100 refused + 5 held",
@@ -90,6 +96,7 @@ fn status_says_that_the_data_plane_is_not_connected() {
     assert_eq!(status["driver"], Value::Null);
     assert_eq!(status["ledgers"], Value::Null);
     assert_eq!(status["workers"], serde_json::json!([]));
+    assert_eq!(status["ports"], serde_json::json!([]));
     let text = stdout(&ended(fake.tachyon(&["status"]), OK));
     assert!(text.contains("not connected: no tachyond"), "{text}");
 }
@@ -97,7 +104,7 @@ fn status_says_that_the_data_plane_is_not_connected() {
 #[test]
 fn counters_without_a_data_plane_are_unreachable() {
     let fake = Fake::start(Scene::Alone);
-    for command in [&["drops"][..], &["routes"], &["top", "--once"]] {
+    for command in [&["drops"][..], &["routes"], &["ports"], &["ports", "stop", "east"], &["top", "--once"]] {
         let output = ended(fake.tachyon(command), UNREACHABLE);
         assert!(stderr(&output).contains("tachyond is not connected; start it"), "{}", stderr(&output));
         assert!(stdout(&output).is_empty());
@@ -163,6 +170,51 @@ fn routes_name_their_subscribers_and_topics() {
     assert_eq!(routes["routes"][0]["endpoints"][1], "127.0.0.1:9100");
     let text = stdout(&ended(fake.tachyon(&["routes"]), OK));
     assert!(text.contains("orders.eu and 1 more") && text.contains("127.0.0.1:9000 127.0.0.1:9100"), "{text}");
+}
+
+#[test]
+fn ports_tell_what_each_stands_on_and_why_one_is_not_ready() {
+    let fake = Fake::start(Scene::Running);
+    let ports = json(&ended(fake.tachyon(&["ports", "--json"]), OK));
+    assert_eq!(ports["boot_id"], BOOT_ID);
+    assert_eq!(ports["ports"][0]["speed_mbps"], 100_000);
+    assert_eq!(ports["ports"][0]["counters"]["rx_good_packets"], 1_234_567);
+    assert_eq!((&ports["ports"][1]["mac"], &ports["ports"][1]["mtu"]), (&Value::Null, &Value::Null));
+    assert_eq!(ports["ports"][1]["counters_total"], 300);
+    let text = stdout(&ended(fake.tachyon(&["ports"]), OK));
+    for line in [
+        "PORT  STATE    DRIVER  DEVICE                  MAC                MBIT/S   MTU  NODE  QUEUES  STEERING    ADDRESSES",
+        "east  ready    dpdk    pci 0000:01:00.0        02:00:00:00:00:01  100000  9000     0       4  flow rules  10.0.1.1/24 fd00::1/64",
+        "west  waiting  dpdk    memif 0 at /run/x.sock  -                       -     -     -       4  none        10.0.2.1/24",
+        "west: nobody has connected to /run/x.sock; start the other side",
+    ] {
+        assert!(text.lines().any(|shown| shown == line), "{line} in\n{text}");
+    }
+    assert!(!text.contains("rx_good_packets"), "counters are for -v: {text}");
+    let text = stdout(&ended(fake.tachyon(&["ports", "-v"]), OK));
+    for line in [
+        "  1,234,567  rx_good_packets",
+        "          3  rx_missed_errors",
+        "  9  tx_dropped",
+        "  and 299 more, which one answer has no room for",
+    ] {
+        assert!(text.lines().any(|shown| shown == line), "{line} in\n{text}");
+    }
+}
+
+#[test]
+fn ports_are_stopped_and_started_by_name() {
+    let fake = Fake::start(Scene::Running);
+    assert_eq!(stdout(&ended(fake.tachyon(&["ports", "stop", "east"]), OK)), "east: stopped\n");
+    assert_eq!(stdout(&ended(fake.tachyon(&["ports", "start", "west"]), OK)), "west: started\n");
+    let stopped = json(&ended(fake.tachyon(&["ports", "stop", "east", "--json"]), OK));
+    assert_eq!(stopped, serde_json::json!({ "name": "east", "running": false }));
+    let output = ended(fake.tachyon(&["ports", "stop", "north"]), REFUSED);
+    assert!(stderr(&output).contains("there is no port `north`") && stdout(&output).is_empty(), "{}", stderr(&output));
+    ended(fake.tachyon(&["ports", "stop"]), USAGE);
+    ended(fake.tachyon(&["ports", "-v", "stop", "east"]), USAGE);
+    let denied = ended(Fake::start(Scene::Denying).tachyon(&["ports", "stop", "east"]), REFUSED);
+    assert!(stderr(&denied).contains("only administrators may"), "{}", stderr(&denied));
 }
 
 #[test]

@@ -12,6 +12,7 @@
 mod apply;
 mod attach;
 mod control;
+mod ports;
 mod process;
 mod record;
 mod refusal;

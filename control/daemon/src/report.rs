@@ -8,10 +8,13 @@ use crate::{
 use rustix::time::{ClockId, clock_gettime};
 use std::{collections::BTreeMap, sync::Arc};
 use tachyon_proto::v1::{
-    Activity, Bucket, CopyLedger, Drop, DropsResponse, FrameLedger, Histogram, Ledgers, MessageLedger, Node, Route,
-    StatsResponse, Worker,
+    self, Activity, Bucket, CopyLedger, Drop, DropsResponse, FrameLedger, Histogram, Ledgers, MessageLedger, Node,
+    Route, StatsResponse, Worker,
 };
-use tachyon_segment::{StatsReader, WorkerState, handover::Hello};
+use tachyon_segment::{
+    StatsReader, WorkerState,
+    handover::{Hello, PortState, PortStatus},
+};
 use tachyon_wire::{
     Ledger, Reason,
     counters::{self, Counters, HISTOGRAM_BUCKETS, ROUTES_COUNTED, RouteCounters, WorkerStats},
@@ -169,7 +172,36 @@ pub(crate) fn addresses(hello: &Hello) -> Vec<String> {
     }
 }
 
-fn boot_id(hello: &Hello) -> String {
+/// A port.
+#[must_use]
+pub(crate) fn port(port: PortStatus) -> v1::Port {
+    let mac = port.mac.map(|mac| mac.map(|byte| format!("{byte:02x}")).join(":"));
+    let state = match port.state {
+        PortState::Ready => "ready",
+        PortState::LinkDown => "link_down",
+        PortState::Stopped => "stopped",
+        PortState::Waiting => "waiting",
+        PortState::Failed => "failed",
+    };
+    v1::Port {
+        name: port.name,
+        driver: port.driver,
+        device: port.device,
+        state: state.to_owned(),
+        why: port.why,
+        mac: mac.unwrap_or_default(),
+        speed_mbps: port.speed_mbps,
+        mtu: port.mtu,
+        numa_node: port.numa_node,
+        queues: port.queues.into(),
+        steering: port.steering,
+        addresses: port.addresses,
+        counters: port.counters.into_iter().map(|(name, value)| v1::PortCounter { name, value }).collect(),
+        counters_total: port.counters_total,
+    }
+}
+
+pub(crate) fn boot_id(hello: &Hello) -> String {
     hello.boot_id.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -253,6 +253,20 @@ impl control_server::Control for Service {
         });
         Ok(Response::new(reading.stats(routes.await?)))
     }
+
+    async fn list_ports(&self, _: Request<v1::ListPortsRequest>) -> Answer<v1::ListPortsResponse> {
+        let listed = self.control.with_state(|state| Ok((state.ports()?, state.node()?.hello.clone())));
+        let (ports, hello) = listed.await?;
+        let ports = ports.into_iter().map(report::port).collect();
+        Ok(Response::new(v1::ListPortsResponse { ports, boot_id: report::boot_id(&hello) }))
+    }
+
+    async fn set_port(&self, request: Request<v1::SetPortRequest>) -> Answer<v1::SetPortResponse> {
+        let caller = caller(&request)?;
+        let v1::SetPortRequest { name, running } = request.into_inner();
+        self.control.with_state(move |state| state.set_port(caller, &name, running)).await?;
+        Ok(Response::new(v1::SetPortResponse {}))
+    }
 }
 
 /// Who calls, as the kernel says.

@@ -199,12 +199,17 @@ impl State {
 
     /// Asks `tachyond`, again while it is busy. A lost connection is noted.
     pub(crate) fn call(&mut self, request: &Request) -> Result<(), Refusal> {
+        self.ask(|end| end.call(request))
+    }
+
+    /// Asks `tachyond` something that has an answer, again while it is busy. A lost connection is noted.
+    pub(crate) fn ask<T>(&mut self, question: impl Fn(&mut ControlEnd) -> Result<T, CallError>) -> Result<T, Refusal> {
         self.node()?;
         let end = Instant::now() + BUSY_PATIENCE;
         loop {
             let Some(link) = &mut self.link else { return Err(self.node().err().unwrap_or_else(lost)) };
-            match link.end.call(request) {
-                Ok(()) => return Ok(()),
+            match question(&mut link.end) {
+                Ok(answer) => return Ok(answer),
                 Err(CallError::Busy(_)) if Instant::now() < end => thread::sleep(Duration::from_millis(1)),
                 Err(error) => {
                     if let CallError::Lost(cause) = &error {

@@ -6,11 +6,11 @@ mod support;
 use support::{Control, Folder, Node, SHARDS, eventually, hello};
 use tachyon_policy::verify;
 use tachyon_proto::v1::{
-    CheckRulesRequest, CloseSessionRequest, DropsRequest, OpenSessionRequest, OpenSessionResponse,
-    ResolveTopicsRequest, ShowRulesRequest, StatsRequest, StatusRequest, SubscribeRequest, SubscribeResponse,
-    UnsubscribeRequest,
+    CheckRulesRequest, CloseSessionRequest, DropsRequest, ListPortsRequest, OpenSessionRequest, OpenSessionResponse,
+    ResolveTopicsRequest, SetPortRequest, ShowRulesRequest, StatsRequest, StatusRequest, SubscribeRequest,
+    SubscribeResponse, UnsubscribeRequest,
 };
-use tachyon_segment::handover::Hello;
+use tachyon_segment::handover::{Hello, PortState, PortStatus};
 use tachyon_wire::{
     Reason,
     command::{SESSION_SYSTEM, SESSION_TAG_REQUIRED},
@@ -464,6 +464,62 @@ async fn limits_of_an_identity_and_of_the_node_hold() {
     let over = control.client.resolve_topics(resolve("desk", &names)).await;
     refused(over, Code::ResourceExhausted, "topics_max");
     assert_eq!(ids(&mut control, &["orders.x"]).await, [2], "what was refused took no ids");
+}
+
+fn port(name: &str, state: PortState) -> PortStatus {
+    PortStatus {
+        name: name.into(),
+        driver: "dpdk".into(),
+        device: "0000:01:00.0".into(),
+        state,
+        why: if state == PortState::Ready { String::new() } else { "no carrier; plug it in".into() },
+        mac: Some([2, 0, 0, 0, 0, 0x1f]),
+        speed_mbps: Some(25_000),
+        mtu: None,
+        numa_node: Some(0),
+        queues: 2,
+        steering: "flow rules".into(),
+        addresses: vec!["10.0.1.1/24".into()],
+        counters: vec![("rx_good_packets".into(), 7)],
+        counters_total: 300,
+    }
+}
+
+#[tokio::test]
+async fn ports_are_told_as_the_node_tells_them() {
+    let folder = Folder::new();
+    let mut control = Control::start(&folder.0).await;
+    let alone = control.client.list_ports(ListPortsRequest {}).await;
+    refused(alone, Code::Unavailable, "tachyond is not connected");
+    let node = Node::start(&folder.0, 1);
+    control.connected().await;
+    node.told.lock().unwrap().ports = vec![port("east", PortState::Ready), port("west", PortState::LinkDown)];
+    let answer = control.client.list_ports(ListPortsRequest {}).await.unwrap().into_inner();
+    assert_eq!(answer.boot_id, "01".repeat(16));
+    let [east, west] = answer.ports.as_slice() else { panic!("two ports: {answer:?}") };
+    assert_eq!((east.name.as_str(), east.state.as_str(), east.why.as_str()), ("east", "ready", ""));
+    assert_eq!((west.state.as_str(), west.why.as_str()), ("link_down", "no carrier; plug it in"));
+    assert_eq!((east.mac.as_str(), east.speed_mbps, east.mtu), ("02:00:00:00:00:1f", Some(25_000), None));
+    assert_eq!((east.numa_node, east.queues, east.steering.as_str()), (Some(0), 2, "flow rules"));
+    assert_eq!((east.addresses.as_slice(), east.counters_total), (["10.0.1.1/24".to_owned()].as_slice(), 300));
+    assert_eq!((east.counters[0].name.as_str(), east.counters[0].value), ("rx_good_packets", 7));
+}
+
+#[tokio::test]
+async fn a_port_is_stopped_and_started_by_name() {
+    let folder = Folder::new();
+    let node = Node::start(&folder.0, 1);
+    let mut control = Control::start(&folder.0).await;
+    control.connected().await;
+    node.told.lock().unwrap().ports = vec![port("east", PortState::Ready)];
+    let set = |name: &str, running| SetPortRequest { name: name.into(), running };
+    control.client.set_port(set("east", false)).await.unwrap();
+    control.client.set_port(set("east", true)).await.unwrap();
+    refused(control.client.set_port(set("west", false)).await, Code::FailedPrecondition, "there is no such port");
+    for wrong in ["", "seventeen-letters"] {
+        refused(control.client.set_port(set(wrong, false)).await, Code::InvalidArgument, "tachyon ports");
+    }
+    assert_eq!(node.told.lock().unwrap().log, ["StopPort(east)", "StartPort(east)", "StopPort(west)"]);
 }
 
 #[tokio::test]

@@ -129,6 +129,14 @@ impl control_server::Control for StandIn {
     async fn drops(&self, _: Request<v1::DropsRequest>) -> Answer<v1::DropsResponse> {
         Err(Status::unimplemented("drops"))
     }
+
+    async fn list_ports(&self, _: Request<v1::ListPortsRequest>) -> Answer<v1::ListPortsResponse> {
+        Err(Status::unimplemented("ports"))
+    }
+
+    async fn set_port(&self, _: Request<v1::SetPortRequest>) -> Answer<v1::SetPortResponse> {
+        Err(Status::unimplemented("ports"))
+    }
 }
 
 /// Receives and forwards until told to stop.

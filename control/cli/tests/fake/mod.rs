@@ -211,6 +211,41 @@ fn drop_of(reason: Reason) -> v1::Drop {
     }
 }
 
+/// One that is well, and one that is not and counts more than it tells.
+fn ports() -> Vec<v1::Port> {
+    let counter = |name: &str, value| v1::PortCounter { name: name.to_owned(), value };
+    let east = v1::Port {
+        name: "east".to_owned(),
+        driver: "dpdk".to_owned(),
+        device: "pci 0000:01:00.0".to_owned(),
+        state: "ready".to_owned(),
+        mac: "02:00:00:00:00:01".to_owned(),
+        speed_mbps: Some(100_000),
+        mtu: Some(9_000),
+        numa_node: Some(0),
+        queues: 4,
+        steering: "flow rules".to_owned(),
+        addresses: vec!["10.0.1.1/24".to_owned(), "fd00::1/64".to_owned()],
+        counters: vec![counter("rx_good_packets", 1_234_567), counter("rx_missed_errors", 3)],
+        counters_total: 2,
+        ..Default::default()
+    };
+    let west = v1::Port {
+        name: "west".to_owned(),
+        driver: "dpdk".to_owned(),
+        device: "memif 0 at /run/x.sock".to_owned(),
+        state: "waiting".to_owned(),
+        why: "nobody has connected to /run/x.sock; start the other side".to_owned(),
+        queues: 4,
+        steering: "none".to_owned(),
+        addresses: vec!["10.0.2.1/24".to_owned()],
+        counters: vec![counter("tx_dropped", 9)],
+        counters_total: 300,
+        ..Default::default()
+    };
+    vec![east, west]
+}
+
 #[tonic::async_trait]
 impl Control for Answers {
     async fn open_session(
@@ -294,5 +329,18 @@ impl Control for Answers {
     async fn stats(&self, _: Request<v1::StatsRequest>) -> Result<Response<v1::StatsResponse>, Status> {
         self.node_or_unavailable()?;
         Ok(Response::new(stats(self.reads.fetch_add(1, Ordering::Relaxed) + 1)))
+    }
+
+    async fn list_ports(&self, _: Request<v1::ListPortsRequest>) -> Result<Response<v1::ListPortsResponse>, Status> {
+        self.node_or_unavailable()?;
+        Ok(Response::new(v1::ListPortsResponse { ports: ports(), boot_id: BOOT_ID.to_owned() }))
+    }
+
+    async fn set_port(&self, call: Request<v1::SetPortRequest>) -> Result<Response<v1::SetPortResponse>, Status> {
+        self.node_or_unavailable()?;
+        match call.get_ref().name.as_str() {
+            "east" | "west" => Ok(Response::new(v1::SetPortResponse {})),
+            name => Err(Status::failed_precondition(format!("tachyond refused: there is no port `{name}`"))),
+        }
     }
 }

@@ -16,7 +16,7 @@ use tachyon_policy::verify;
 use tachyon_proto::Client;
 use tachyon_segment::{
     SealedImage, StatsSegment, StatsWriter,
-    handover::{Accepted, Connection, Hello, Incoming, Listener, Reply, Request},
+    handover::{Accepted, Connection, Hello, Incoming, Listener, PortStatus, Reply, Request},
 };
 use tachyon_wire::{
     Endpoint,
@@ -57,6 +57,8 @@ pub(crate) struct Told {
     pub(crate) log: Vec<String>,
     /// Rulesets are refused with this text, if there is one.
     pub(crate) refuse: Option<String>,
+    /// The ports it has; setting one of another name is refused.
+    pub(crate) ports: Vec<PortStatus>,
     pub(crate) connections: u32,
 }
 
@@ -92,8 +94,13 @@ impl Node {
                 }
                 match connection.as_ref().map(Connection::receive) {
                     Some(Ok(Incoming::Request(number, request))) => {
-                        let reply = take(&mut theirs.lock().unwrap(), number, request);
-                        let _ = connection.as_ref().unwrap().reply(&reply);
+                        let (mut told, connection) = (theirs.lock().unwrap(), connection.as_ref().unwrap());
+                        let asked =
+                            if let Request::Port(place) = request { told.ports.get(place as usize) } else { None };
+                        let _ = match asked {
+                            Some(port) => connection.reply_port(number, told.ports.len().try_into().unwrap(), port),
+                            None => connection.reply(&take(&mut told, number, request)),
+                        };
                     }
                     Some(Ok(Incoming::Closed) | Err(_)) => connection = None,
                     Some(Ok(Incoming::Malformed(_, text))) => panic!("{text}"),
@@ -129,6 +136,10 @@ fn take(told: &mut Told, number: u32, request: Request) -> Reply {
                 (told.image, told.version) = (image.as_ref().to_vec(), version);
             }
         },
+        Request::StopPort(name) | Request::StartPort(name) if told.ports.iter().any(|port| port.name == name) => {}
+        Request::StopPort(_) | Request::StartPort(_) | Request::Port(_) => {
+            reply = Reply { accepted: Accepted::Refused, text: "there is no such port".into(), ..reply };
+        }
     }
     reply
 }
