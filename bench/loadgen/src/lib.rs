@@ -17,6 +17,7 @@ pub mod hire;
 pub mod ledger;
 pub mod offered;
 pub mod open;
+pub mod pcap;
 pub mod plan;
 pub mod publisher;
 pub mod reader;
