@@ -30,7 +30,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("tachyon-cli", &["wire", "config", "proto"]),
     ("tachyon-node", &["wire", "policy", "engine", "segment", "config", "driver-api", "driver-arena", "driver-uring"]),
     ("tachyon-micro", &["wire", "kernels", "policy", "engine", "driver-api", "driver-arena", "driver-mem"]),
-    ("tachyon-loadgen", &["wire", "driver-api", "driver-arena", "driver-uring", "proto"]),
+    ("tachyon-loadgen", &["wire", "driver-api", "driver-arena", "driver-uring", "driver-ether", "proto"]),
     ("tachyon-peers", &["wire", "driver-api", "driver-arena", "driver-uring"]),
     ("xtask", &[]),
 ];

@@ -3,6 +3,7 @@
 use crate::{plan::Choice, schedule::Rate};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::{net::SocketAddr, path::PathBuf};
+use tachyon_driver_ether::Mac;
 use tachyon_wire::{LINE, frame::MESSAGES_MAX, message::INLINE_MAX};
 
 /// Offers load to a Tachyon node and proves what became of it.
@@ -113,6 +114,32 @@ pub struct RunArgs {
     /// First port to try for subscribers.
     #[arg(long, default_value_t = 26_640)]
     pub listen_port: u16,
+    /// Instead of sockets: write what publishers send into this file, as Ethernet packets in a pcap file that has its name
+    /// once the load is over. The node reads it then.
+    #[arg(long, value_name = "IN.pcap", conflicts_with = "relay")]
+    pub write: Option<PathBuf>,
+    /// The pcap file that the node writes what it sends into; subscribers read it while it grows.
+    #[arg(long, value_name = "OUT.pcap", requires = "write")]
+    pub read: Option<PathBuf>,
+    /// IP address of this end in written packets, and where subscribers are; --listen if that is no loopback address, else
+    /// the one beside the node's.
+    #[arg(long, value_name = "IP", requires = "write")]
+    pub write_from: Option<std::net::IpAddr>,
+    /// IP address of the node in written packets; the one that it tells if left out.
+    #[arg(long, value_name = "IP", requires = "write")]
+    pub write_to: Option<std::net::IpAddr>,
+    /// Ethernet address of this end in written packets.
+    #[arg(long, value_name = "MAC", default_value = "02:00:00:00:00:01", value_parser = mac)]
+    pub write_from_mac: Mac,
+    /// Ethernet address of the node in written packets; if left out, the one that DPDK gives its first pcap device.
+    #[arg(long, value_name = "MAC", default_value = "02:70:63:61:70:00", value_parser = mac)]
+    pub write_to_mac: Mac,
+    /// VLAN that written packets, and those that are read, are tagged with.
+    #[arg(long, value_name = "ID", requires = "write", value_parser = clap::value_parser!(u16).range(1..=4094))]
+    pub vlan: Option<u16>,
+    /// How long the node may take to begin or to go on reading the written file, in seconds.
+    #[arg(long, default_value_t = 30.0, requires = "write", value_parser = seconds)]
+    pub write_patience: f64,
     /// Buffers that may be queued towards each subscriber (credit); the node's default if 0.
     #[arg(long, default_value_t = 0)]
     pub credit: u32,
@@ -337,6 +364,17 @@ fn share(text: &str) -> Result<f64, String> {
         .ok_or_else(|| format!("`{text}` is not a share; write 0.01 or 1/100"))
 }
 
+/// An Ethernet address of one device; a group's would be a broadcast of the load.
+fn mac(text: &str) -> Result<Mac, String> {
+    let bytes: Option<Vec<u8>> = text
+        .split(':')
+        .map(|part| u8::from_str_radix(part, 16).ok().filter(|_| part.len() == 2 && !part.starts_with('+')))
+        .collect();
+    let mac = bytes.and_then(|bytes| Mac::try_from(bytes).ok());
+    mac.filter(|mac| mac[0] & 1 == 0 && *mac != [0; 6])
+        .ok_or_else(|| format!("`{text}` is not the Ethernet address of a device; write 02:00:00:00:00:01"))
+}
+
 fn cpu_list(text: &str) -> Result<CpuList, String> {
     let mut cores = Vec::new();
     let wrong = || format!("`{text}` is not a list of cores; write 2,3 or 2-5");
@@ -355,7 +393,7 @@ fn cpu_list(text: &str) -> Result<CpuList, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Cli, CpuList, Phase, Rate, RunArgs, Verb, cpu_list, rate, share};
+    use super::{Cli, CpuList, Phase, Rate, RunArgs, Verb, cpu_list, mac, rate, share};
     use clap::Parser;
 
     fn args(more: &[&str]) -> RunArgs {
@@ -374,6 +412,17 @@ mod tests {
         assert!(rate("fast").is_err() && rate("").is_err());
         assert_eq!(cpu_list("0,2-4"), Ok(CpuList(vec![0, 2, 3, 4])));
         assert!(cpu_list("4-2").is_err());
+    }
+
+    #[test]
+    fn an_ethernet_address_is_that_of_one_device() {
+        assert_eq!(mac("02:70:63:61:70:0f"), Ok([0x02, 0x70, 0x63, 0x61, 0x70, 0x0f]));
+        for wrong in
+            ["", "02:70:63:61:70", "02:70:63:61:70:00:00", "ff:ff:ff:ff:ff:ff", "2:70:63:61:70:0", "00:00:00:00:00:00"]
+        {
+            assert!(mac(wrong).is_err(), "{wrong}");
+        }
+        assert!(mac("02:+1:63:61:70:00").is_err());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::{
     args::RunArgs,
+    capture,
     forge::{Kind, Victim},
     hire::{self, Equipment, Hand, Roster},
     publisher::{Setup, Shape, Stream},
@@ -134,7 +135,11 @@ fn hot_names(args: &RunArgs) -> Result<Vec<String>> {
 /// Who works where: all in one thread, or each publisher in its own and all subscribers in one.
 fn rosters(args: &RunArgs, node: &NodeFacts) -> Result<Vec<Roster>> {
     let subscribers = args.subscribers as usize;
-    let ports = hire::free_ports(args.listen, args.listen_port, node.shard_count, subscribers)?;
+    let ports = if args.write.is_some() {
+        capture::listen_ports(args.listen_port, node.shard_count, subscribers)?
+    } else {
+        hire::free_ports(args.listen, args.listen_port, node.shard_count, subscribers)?
+    };
     let publishers = args.publishers.clamp(1, args.sessions.max(1)) as usize;
     let apart = apart(args.threads);
     let roster = Roster {

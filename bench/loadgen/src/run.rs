@@ -2,9 +2,10 @@
 
 use crate::{
     args::{Phase, RunArgs, Threads},
+    capture::{self, CapturePorts},
     clock::{SECOND_NS, now_ns},
     crew::{Order, Report, Summary},
-    hire::{Hand, Roster, UringPorts},
+    hire::{Hand, UringPorts},
     ledger::Ledgers,
     offered::Offered,
     open::{self, Opened},
@@ -19,8 +20,9 @@ use crate::{
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use std::{
+    net::IpAddr,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// From the order to the first intended time: every thread has seen the order by then.
@@ -44,14 +46,14 @@ pub fn run(args: &RunArgs, show: &mut dyn FnMut(&Value)) -> Result<Value> {
     let mut access = access(args)?;
     let node = access.node()?;
     let node_ip = open::node_ip(args, &node)?;
-    let ports = UringPorts {
-        node: node_ip,
-        listen: args.listen,
-        frame_bytes_max: args.frame_bytes,
-        buffers: u16::try_from(args.buffers.clamp(1, 1 << 14)).unwrap_or(1 << 14),
+    let capture = CapturePorts::asked(args, node_ip, node.shard_count)?;
+    let (args, node_ip) = (&on_capture(args, node_ip), capture::write_to(args, node_ip));
+    let hire = |roster| match &capture {
+        Some(ports) => Hand::hire(ports.clone(), roster),
+        None => Hand::hire(sockets(args, node_ip), roster),
     };
-    let opened = open::open(args, &mut *access, &node, node_ip, frame_messages, |roster| hire(&ports, roster))?;
-    let mut lead = Lead { access, opened, show, versions: Vec::new() };
+    let opened = open::open(args, &mut *access, &node, node_ip, frame_messages, hire)?;
+    let mut lead = Lead { access, opened, capture, show, versions: Vec::new() };
     let start = lead.settle()?.0;
     let (shape, mut before, mut done) = (lead.opened.shape, start.clone(), Vec::new());
     for (index, phase) in phases.iter().enumerate() {
@@ -69,13 +71,17 @@ pub fn run(args: &RunArgs, show: &mut dyn FnMut(&Value)) -> Result<Value> {
     }
     let end = before;
     let mut degraded = lead.opened.degraded.clone();
+    if let Some(capture) = &lead.capture {
+        capture.check()?;
+        degraded.extend(capture.strange());
+    }
     note_own_limits(args, &done, &summaries, &mut degraded);
     let run = Run {
         driver: lead.opened.driver,
         seed: args.seed,
         tagged: !args.crc,
         frame_messages,
-        timed: args.carries_time(),
+        timed: args.carries_time() && lead.capture.is_none(),
         counted: node.counts,
         frames_most: lead.opened.shape.frames_most,
         phases: done,
@@ -98,8 +104,19 @@ fn access(args: &RunArgs) -> Result<Box<dyn Access>> {
     Ok(Box::new(Control::connect(socket, Duration::from_secs_f64(args.patience))?))
 }
 
-fn hire(ports: &UringPorts, roster: Roster) -> Result<Hand> {
-    Hand::hire(ports.clone(), roster)
+fn sockets(args: &RunArgs, node: IpAddr) -> UringPorts {
+    UringPorts {
+        node,
+        listen: args.listen,
+        frame_bytes_max: args.frame_bytes,
+        buffers: u16::try_from(args.buffers.clamp(1, 1 << 14)).unwrap_or(1 << 14),
+    }
+}
+
+/// The arguments, with subscribers where written packets come from: one end has one address.
+fn on_capture(args: &RunArgs, node: IpAddr) -> RunArgs {
+    let listen = if args.write.is_some() { capture::write_from(args, node) } else { args.listen };
+    RunArgs { listen, ..args.clone() }
 }
 
 /// What this program itself did less well than asked; it belongs in the report, next to what the node did.
@@ -138,6 +155,7 @@ pub fn apart(threads: Threads) -> bool {
 struct Lead<'a> {
     access: Box<dyn Access>,
     opened: Opened,
+    capture: Option<CapturePorts>,
     show: &'a mut dyn FnMut(&Value),
     versions: Vec<u64>,
 }
@@ -156,6 +174,7 @@ impl Lead<'_> {
         let start_ns = now_ns() + HEAD_START_NS;
         self.begin(args, index, phase, shape, start_ns)?;
         self.watch(index, phase, start_ns);
+        self.hand_over(args, before)?;
         let (after, still_ns) = self.settle()?;
         if after.boot_id != before.boot_id {
             bail!("the node restarted during phase `{}`, and its counters with it; nothing can be proved", phase.name);
@@ -250,6 +269,28 @@ impl Lead<'_> {
             }
         }
         sums
+    }
+
+    /// Gives the node the capture, if one was written, and waits until it saw everything and its copies were read, or
+    /// nothing moved for as long as it may take.
+    fn hand_over(&mut self, args: &RunArgs, before: &Reading) -> Result<()> {
+        let Some(capture) = self.capture.clone() else { return Ok(()) };
+        capture.finish()?;
+        let (mut last, mut moved) = ([0; 3], Instant::now());
+        while moved.elapsed().as_secs_f64() < args.write_patience {
+            capture.check()?;
+            let ledgers = self.read()?.ledgers.since(&before.ledgers);
+            let [offered, _, read] = self.totals();
+            let (seen, given) = (ledgers.frames.total, ledgers.copies.well);
+            if seen >= offered && (read >= given || args.read.is_none()) {
+                break;
+            }
+            if [seen, given, read] != last {
+                (last, moved) = ([seen, given, read], Instant::now());
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
     }
 
     /// Waits until neither the node's counters nor ours move any more: the counters, and since when they stood still.
