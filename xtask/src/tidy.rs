@@ -32,7 +32,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("tachyon-micro", &["wire", "kernels", "policy", "engine", "driver-api", "driver-arena", "driver-mem"]),
     ("tachyon-loadgen", &["wire", "driver-api", "driver-arena", "driver-uring", "driver-ether", "proto"]),
     ("tachyon-peers", &["wire", "driver-api", "driver-arena", "driver-uring"]),
-    ("xtask", &[]),
+    ("tachyon-lab", &[]),
+    ("xtask", &["lab"]),
 ];
 
 /// Folders whose code may say `unsafe`. Test files that count allocations or send signals are not the product.
