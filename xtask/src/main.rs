@@ -7,6 +7,7 @@
 mod bench;
 mod demo;
 mod install;
+mod lab;
 mod node;
 mod test;
 mod tidy;
@@ -34,6 +35,9 @@ enum Task {
     /// Measures.
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Runs a job in a virtual machine whose network cards are owned by DPDK.
+    #[command(subcommand)]
+    Lab(lab::Lab),
 }
 
 fn main() -> Result<()> {
@@ -42,6 +46,7 @@ fn main() -> Result<()> {
         Task::Test(args) => test::run(&args),
         Task::Tidy => tidy::run(),
         Task::Bench(bench) => bench::run(&bench),
+        Task::Lab(lab) => lab::run(&lab),
     }
 }
 
