@@ -14,6 +14,9 @@ use std::{
 /// Where Debian keeps DPDK's drivers, in a folder named after their version.
 const DPDK: &str = "/usr/lib/x86_64-linux-gnu/dpdk";
 
+/// Lines of a console that fit into a message.
+const LAST_WORDS: usize = 12;
+
 /// Prepared things for guests.
 #[derive(Debug)]
 pub struct Bed {
@@ -115,5 +118,16 @@ impl Bed {
     #[must_use]
     pub fn console(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{name}.log"))
+    }
+
+    /// The end of that console, for a message about a guest that failed.
+    #[must_use]
+    pub fn last_words(&self, name: &str) -> String {
+        let path = self.console(name);
+        let text = fs::read(&path).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<_> = text.lines().collect();
+        let last = lines[lines.len().saturating_sub(LAST_WORDS)..].join("\n");
+        format!("the guest's console, {}, ended with:\n{last}", path.display())
     }
 }

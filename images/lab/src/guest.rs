@@ -63,20 +63,13 @@ impl Guest<'_> {
     /// last lines of its console are then part of the message. A job that fails is no error: see [`Outcome::code`].
     pub fn run(&self, bed: &Bed, job: &Archive, limit: Duration) -> Result<Outcome> {
         let folder = Folder::make()?;
-        let console = bed.console(self.name);
         let mut start = Archive::new();
         start.file("/init", INIT.as_bytes().to_vec(), true);
         fs::write(folder.0.join("initrd"), [bed.archive().bytes(), start.bytes(), job.bytes()].concat())?;
         let began = Instant::now();
         let child = self.command(bed, &folder.0)?.spawn().context("cannot start setpriv, of util-linux")?;
         let result = converse(&mut Emulator(child), &folder.0.join("qmp"), began, limit);
-        result.map_err(|error| {
-            let log = fs::read(&console).unwrap_or_default();
-            let log = String::from_utf8_lossy(&log);
-            let lines: Vec<_> = log.lines().collect();
-            let last = lines[lines.len().saturating_sub(12)..].join("\n");
-            error.context(format!("the guest's console, {}, ended with:\n{last}", console.display()))
-        })
+        result.with_context(|| bed.last_words(self.name))
     }
 
     /// The emulator's command line. It runs in `folder`, because the path of a socket may not be long.

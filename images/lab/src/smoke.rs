@@ -44,8 +44,7 @@ pub fn run(folder: &Path, series: &str, udp: &Path) -> Result<Value> {
     // One processor polls and one does all the rest. 64 huge pages are 128 MiB: two cards' buffers and rings, and some.
     let guest = Guest { name: "smoke", cpus: 2, memory_mib: 640, huge_pages: 64, wires: 2 };
     let outcome = guest.run(&bed, &job, LIMIT)?;
-    let console = bed.console("smoke");
-    judge(&outcome).with_context(|| format!("the guest's console is in {}", console.display()))
+    judge(&outcome).with_context(|| bed.last_words("smoke"))
 }
 
 /// Holds what was said against what must be.
