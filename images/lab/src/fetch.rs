@@ -86,6 +86,7 @@ impl Cache {
         for archive in packages_in(&archives)? {
             unpack(&archive, &root)?;
         }
+        empty(&archives)?;
         // Written last: a folder without it was left half-made, and is made again.
         fs::write(root.join("complete"), asked)?;
         Ok(Tools { root })
@@ -158,7 +159,8 @@ impl Cache {
         );
         fs::write(apt.join("apt.conf"), configuration)?;
         // An unreachable source is only a warning to apt, unless it is told otherwise.
-        self.apt("apt-get", &["update", "-qq", "-o", "APT::Update::Error-Mode=any"]).context("is there a network?")?;
+        self.apt("apt-get", &["update", "-qq", "-o", "APT::Update::Error-Mode=any"])
+            .context("cannot read Debian's lists of packages; is there a network?")?;
         Ok(())
     }
 

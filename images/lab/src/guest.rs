@@ -194,16 +194,31 @@ impl Drop for Emulator {
     }
 }
 
+/// How the folders of running guests are called, before the number of the process that runs them.
+const FOLDER: &str = "tachyon-lab-";
+
 /// A folder that goes when we do.
 struct Folder(PathBuf);
 
 impl Folder {
     fn make() -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
+        Self::sweep();
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("tachyon-lab-{}-{number}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("{FOLDER}{}-{number}", std::process::id()));
         fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Self(path))
+    }
+
+    /// Removes what runs that were killed have left. That is a tidiness, so what cannot be removed is left too.
+    fn sweep() {
+        for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let process = name.to_str().and_then(|name| name.strip_prefix(FOLDER)?.split('-').next());
+            if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
+                drop(fs::remove_dir_all(entry.path()));
+            }
+        }
     }
 }
 
