@@ -28,7 +28,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("tachyon-proto", &[]),
     ("tachyon-daemon", &["wire", "policy", "segment", "config", "proto"]),
     ("tachyon-cli", &["wire", "config", "proto"]),
-    ("tachyon-node", &["wire", "policy", "engine", "segment", "config", "driver-api", "driver-arena", "driver-uring"]),
+    (
+        "tachyon-node",
+        &["wire", "policy", "engine", "segment", "config", "driver-api", "driver-arena", "driver-uring", "driver-dpdk"],
+    ),
     ("tachyon-micro", &["wire", "kernels", "policy", "engine", "driver-api", "driver-arena", "driver-mem"]),
     ("tachyon-loadgen", &["wire", "driver-api", "driver-arena", "driver-uring", "driver-ether", "proto"]),
     ("tachyon-peers", &["wire", "driver-api", "driver-arena", "driver-uring"]),

@@ -5,9 +5,8 @@
 //! loss before it; every copy that the node gave away is read, verified and counted. Bad frames are made on purpose, each
 //! with the one reason in which it must end.
 //!
-//! The crate deliberately knows no driver but through the driver traits (one place opens `uring`, and one stands in for a
-//! network with files), never slows down for
-//! the node, and decides nothing about rules.
+//! The crate deliberately knows no driver but through the driver traits (one place opens `uring`, and one puts files in
+//! the place of a network), never slows down for the node, and decides nothing about rules.
 #![forbid(unsafe_code)]
 
 pub mod args;

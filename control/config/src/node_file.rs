@@ -143,9 +143,9 @@ pub enum Idle {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MemorySection {
-    /// Buffers of each worker.
-    #[serde(deserialize_with = "within::<128, 1_048_576, _, _>")]
-    pub buffers_per_worker: u32,
+    /// Buffers of each worker. `None`: what the driver needs, see [`NodeFile::buffers_per_worker`].
+    #[serde(deserialize_with = "buffers")]
+    pub buffers_per_worker: Option<u32>,
     /// How many of them the driver holds to receive into; a power of two, at most half.
     #[serde(deserialize_with = "power_of_two::<16, 32_768, _, _>")]
     pub receive_buffers: u16,
@@ -238,8 +238,8 @@ impl Default for WorkersSection {
 impl Default for MemorySection {
     fn default() -> Self {
         Self {
-            buffers_per_worker: 2_048, // 132 MiB at 66 KiB each, 4 MiB at 2,112 bytes
-            receive_buffers: 64,       // one burst: more are not read before the next is filled, and cost cache
+            buffers_per_worker: None,
+            receive_buffers: 64, // one burst: more are not read before the next is filled, and cost cache
             buffer_bytes: None,
             pages: Pages::Auto,
             lock: true,
@@ -364,11 +364,12 @@ impl NodeFile {
             "give each worker a core of its own".into(),
         )?;
         ensure(
-            u32::from(memory.receive_buffers) <= memory.buffers_per_worker / 2,
+            u32::from(memory.receive_buffers) <= self.buffers_per_worker() / 2,
             ["memory", "receive_buffers"],
             format!(
                 "{} of {} buffers would be kept to receive into",
-                memory.receive_buffers, memory.buffers_per_worker
+                memory.receive_buffers,
+                self.buffers_per_worker()
             ),
             "choose at most half of buffers_per_worker".into(),
         )?;
@@ -393,6 +394,21 @@ impl NodeFile {
         self.network.frame_bytes_max.or_else(fits_all).unwrap_or(FRAME_BYTES_DEFAULT)
     }
 
+    /// Buffers of each worker: as the file says, or what the driver needs. With dpdk every descriptor of every port may hold
+    /// one, and as many again are the worker's.
+    #[must_use]
+    pub fn buffers_per_worker(&self) -> u32 {
+        self.memory.buffers_per_worker.unwrap_or_else(|| match self.network.driver {
+            Driver::Uring => URING_BUFFERS,
+            Driver::Dpdk => {
+                let dpdk = &self.dpdk;
+                let ring = u32::from(dpdk.receive_descriptors) + u32::from(dpdk.transmit_descriptors);
+                let ports = u32::try_from(self.ports.len()).unwrap_or(u32::MAX);
+                (2 * (ports.saturating_mul(ring) + DPDK_KEPT)).next_multiple_of(1_024)
+            }
+        })
+    }
+
     /// Bytes of a buffer: as the file says, or what the driver needs. An odd number of lines by default, so that the starts
     /// of neighbours fall into different sets of a cache.
     #[must_use]
@@ -410,12 +426,22 @@ impl NodeFile {
     }
 }
 
+/// Buffers of a worker with sockets: 132 MiB at 66 KiB each.
+const URING_BUFFERS: u32 = 2_048;
+/// Buffers that a worker's pool keeps at hand beside those in the rings of its ports (the driver's cache and a burst).
+const DPDK_KEPT: u32 = 576;
+
 /// What the driver keeps in front of a frame for the kernel's own headers, rounded up.
 const DRIVER_BYTES: u32 = 256;
 
 /// Reads the size of a frame.
 fn frame_bytes<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
     lines::<128, 65_472, _, _>(from).map(Some)
+}
+
+/// Reads a number of buffers.
+fn buffers<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
+    within::<128, 1_048_576, _, _>(from).map(Some)
 }
 
 /// Reads the size of a buffer.
@@ -482,7 +508,8 @@ mod tests {
     fn the_default_file_shows_every_key() {
         let table: toml::Table = DEFAULT_NODE_FILE.parse().unwrap();
         let keys: usize = table.values().map(|section| section.as_table().unwrap().len()).sum();
-        let commented = ["# user = ", "# control_user = ", "# frame_bytes_max = ", "# buffer_bytes = "];
+        let commented =
+            ["# user = ", "# control_user = ", "# frame_bytes_max = ", "# buffer_bytes = ", "# buffers_per_worker = "];
         assert!(commented.iter().all(|key| DEFAULT_NODE_FILE.contains(key)));
         assert_eq!(keys + commented.len(), 4 + 9 + 7 + 5 + 6 + 4, "a key is missing in node.toml, or its number here");
     }

@@ -135,6 +135,9 @@ impl Housekeeping {
             if Instant::now() >= next {
                 self.collect();
                 self.ports.tick(self.clock.tick_ns());
+                for said in self.ports.said() {
+                    self.voice.say("device", &said.text, &[("is_error", json!(said.is_error))]);
+                }
                 self.supervise();
                 next = Instant::now() + interval;
             }

@@ -11,6 +11,8 @@
 #![deny(unsafe_code)]
 
 mod alloc_seal;
+#[cfg(feature = "dpdk")]
+mod dpdk;
 mod housekeeping;
 #[cfg(feature = "hwloc")]
 mod hwloc;

@@ -1,7 +1,7 @@
 //! Housekeeping's side of the ports: what it does for them, and what it tells control of them.
 
 use std::net::IpAddr;
-use tachyon_driver_api::{PortError, PortReport, PortState, Ports};
+use tachyon_driver_api::{PortError, PortReport, PortState, Ports, Said};
 use tachyon_segment::{
     StatsReader,
     handover::{self, PortStatus},
@@ -25,6 +25,11 @@ impl PortDesk {
     /// To be called in every interval.
     pub(crate) fn tick(&mut self, now_ns: u64) {
         self.ports.tick(now_ns);
+    }
+
+    /// What devices said since the last call.
+    pub(crate) fn said(&mut self) -> Vec<Said> {
+        self.ports.said()
     }
 
     /// A subscriber will be sent to.

@@ -16,11 +16,7 @@ use rustix::{
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fs, path::PathBuf};
 
 /// A user of this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,14 +55,13 @@ pub(crate) struct Sandbox {
 
 impl Sandbox {
     /// What there is to give away here, and what is degraded about it.
-    pub(crate) fn new(user: Option<User>, folders: &[&Path]) -> (Self, Vec<String>) {
+    pub(crate) fn new(user: Option<User>, folders: Vec<PathBuf>) -> (Self, Vec<String>) {
         let root = geteuid().is_root();
         let degraded = match user {
             Some(_) if !root => vec!["node.user is ignored: only root can become another user".into()],
             None if root => vec!["runs as root, without capabilities; set node.user".into()],
             _ => Vec::new(),
         };
-        let folders = folders.iter().map(|folder| folder.to_path_buf()).collect();
         (Self { user: user.filter(|_| root), folders }, degraded)
     }
 
@@ -125,6 +120,12 @@ const WORKER_CALLS: &[i64] = &[
     libc::SYS_getsockopt,
     libc::SYS_munmap,
     libc::SYS_close,
+    // DPDK's software devices: packet sockets, capture files and the other side's eventfd.
+    libc::SYS_sendto,
+    libc::SYS_recvfrom,
+    libc::SYS_poll,
+    libc::SYS_read,
+    libc::SYS_lseek,
     libc::SYS_clock_gettime,
     libc::SYS_clock_nanosleep,
     libc::SYS_futex,
@@ -188,7 +189,7 @@ mod tests {
     fn a_thread_in_the_sandbox_writes_only_to_its_folders() {
         let folder = std::env::temp_dir().join(format!("tachyond-sandbox-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
-        let (sandbox, _) = Sandbox::new(None, &[&folder]);
+        let (sandbox, _) = Sandbox::new(None, vec![folder.clone()]);
         let inside = folder.clone();
         thread::spawn(move || {
             let degraded = sandbox.enter().unwrap();

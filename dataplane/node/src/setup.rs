@@ -6,7 +6,7 @@ use crate::{
     housekeeping::{Desk, Housekeeping, check_image},
     leases::Leases,
     port_desk::PortDesk,
-    ports::{self, Devices, PortSeat},
+    ports::{self, Devices, PortSeat, Region},
     sandbox::{Sandbox, User, worker_filter},
     state::{StateFolder, make_folder},
     topology::{Machine, Plan, WorkerPlan},
@@ -31,7 +31,6 @@ use std::{
 use tachyon_config::{Instructions, NodeFile, Pages};
 use tachyon_driver_api::Pool;
 use tachyon_driver_arena::{Arena, ArenaConfig};
-use tachyon_driver_uring::ArenaRegion;
 use tachyon_engine::{Limits, Path};
 use tachyon_segment::{
     StatsReader, StatsSegment, WorkerState,
@@ -56,13 +55,15 @@ pub(crate) fn build(file: &NodeFile, voice: Voice, stop: Arc<AtomicBool>) -> any
     let mut degraded = plan.degraded.clone();
     let user = file.node.user.as_deref().map(User::find).transpose()?;
     let state = StateFolder::open(&file.node.state_dir)?;
-    let devices = Devices::open(file)?;
+    let mut devices = Devices::open(file, &plan)?;
     let boot = state.next_boot_number()?;
     let listener = listen(file, user)?;
     if let Some(user) = user.filter(|_| geteuid().is_root()) {
         state.give_to(user.uid, user.gid)?;
     }
-    let (sandbox, weak) = Sandbox::new(user, &[&file.node.state_dir, &file.node.run_dir]);
+    let mut folders = ports::folders(file);
+    folders.extend([file.node.state_dir.clone(), file.node.run_dir.clone()]);
+    let (sandbox, weak) = Sandbox::new(user, folders);
     degraded.extend(weak);
 
     let mut boot_id = [0u8; 16];
@@ -78,8 +79,9 @@ pub(crate) fn build(file: &NodeFile, voice: Voice, stop: Arc<AtomicBool>) -> any
         let (host, desk) = rings(&segment, worker.worker)?;
         let limits = limits(file, worker, boot, common.clock, path);
         let seat = Seat { plan: worker.clone(), limits, pool, host };
-        desks.push(start(devices.seat(region), seat, desk, &common, &mut degraded)?);
+        desks.push(start(devices.seat(worker.worker, region)?, seat, desk, &common, &mut degraded)?);
     }
+    degraded.extend(devices.start(&plan)?);
     if file.memory.lock
         && let Err(error) = mlockall(MlockAllFlags::CURRENT)
     {
@@ -175,14 +177,16 @@ impl<'f> Arenas<'f> {
     }
 
     /// A worker's buffers, and the memory they lie in.
-    fn pool(&mut self, worker: &WorkerPlan, degraded: &mut Vec<String>) -> anyhow::Result<(Pool, ArenaRegion)> {
+    fn pool(&mut self, worker: &WorkerPlan, degraded: &mut Vec<String>) -> anyhow::Result<(Pool, Region)> {
         let (memory, node) = (&self.file.memory, worker.numa_node);
-        let each = memory.buffers_per_worker as usize;
+        let each = self.file.buffers_per_worker() as usize;
+        let headroom = ports::headroom_bytes(self.file);
         if !self.made.contains_key(&node) {
             let workers = self.workers_of.get(&node).copied().unwrap_or(1);
+            let buffer_bytes = self.file.buffer_bytes() + headroom;
             let arena = Arena::create(ArenaConfig {
-                bytes: workers * each * self.file.buffer_bytes() as usize,
-                buffer_bytes: self.file.buffer_bytes(),
+                bytes: workers * each * buffer_bytes as usize,
+                buffer_bytes,
                 pages: match memory.pages {
                     Pages::Auto => tachyon_driver_arena::Pages::Auto,
                     Pages::Huge1G => tachyon_driver_arena::Pages::Huge1G,
@@ -196,9 +200,9 @@ impl<'f> Arenas<'f> {
             self.made.insert(node, arena);
         }
         let arena = self.made.get_mut(&node).context("the arena was just made")?;
-        let pool = Pool::new(arena.take(each)?);
+        let pool = Pool::new(arena.take_behind(headroom, each)?);
         let (base, bytes) = arena.region();
-        Ok((pool, ArenaRegion { base: base.as_ptr().addr(), bytes }))
+        Ok((pool, Region { base: base.as_ptr().expose_provenance(), bytes, page_bytes: arena.page_bytes() }))
     }
 }
 
@@ -265,8 +269,8 @@ fn limits(file: &NodeFile, worker: &WorkerPlan, boot: u16, clock: Clock, path: P
         senders_max: file.limits.senders_max,
         subscribers_max: file.limits.subscribers_max,
         targets_max: file.limits.targets_max,
-        buffers: file.memory.buffers_per_worker,
-        receive_buffers: file.memory.receive_buffers.into(),
+        buffers: file.buffers_per_worker(),
+        receive_buffers: Devices::receive_buffers(file),
         frame_bytes_max: file.frame_bytes_max(),
         fill_window_ns: file.limits.fill_window_ns.into(),
         boot,

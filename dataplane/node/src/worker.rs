@@ -223,6 +223,8 @@ pub(crate) fn start(port: PortSeat, seat: Seat, common: &Common) -> anyhow::Resu
     let name = format!("worker-{}", seat.plan.worker);
     let thread = thread::Builder::new().name(name).spawn(move || match port {
         PortSeat::Uring(config) => live(|| UringPort::new(config), seat, &common, &say),
+        #[cfg(feature = "dpdk")]
+        PortSeat::Dpdk(port) => live(|| Ok(port), seat, &common, &say),
     })?;
     match hear.recv() {
         Ok(opened) => opened.map(|opened| (opened, thread)),

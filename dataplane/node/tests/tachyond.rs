@@ -238,6 +238,7 @@ fn its_ports_are_told_and_cannot_be_taken_from_the_workers() {
     control.call(&session(1)).unwrap(); // still in step
 }
 
+#[cfg(not(feature = "dpdk"))]
 #[test]
 fn a_driver_that_is_not_built_in_is_refused_with_what_to_do() {
     let folder = Folder::new("no-dpdk");

@@ -20,4 +20,4 @@ pub use port::{Port, PortError, PortInfo};
 pub use queue::{
     BURST_MAX, Completion, CompletionBatch, QueueStats, Received, RxBatch, RxQueue, Transmit, TxBatch, TxQueue,
 };
-pub use report::{PortReport, PortState, Ports};
+pub use report::{PortReport, PortState, Ports, Said};

@@ -50,6 +50,15 @@ pub struct PortReport {
     pub counters: Vec<(String, u64)>,
 }
 
+/// Something that a device or its driver said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// Something does not work; otherwise it is weaker than it could be.
+    pub is_error: bool,
+    /// What it is, and what to do where that is known.
+    pub text: String,
+}
+
 /// All ports of a node, beside the workers that own their queues. Nothing here is called by a worker, and nothing here may
 /// make one wait.
 pub trait Ports: fmt::Debug {
@@ -74,4 +83,9 @@ pub trait Ports: fmt::Debug {
 
     /// Frames will go to this address: finds out how to reach it before the first one does.
     fn want(&mut self, to: IpAddr);
+
+    /// What devices said since the last call, oldest first.
+    fn said(&mut self) -> Vec<Said> {
+        Vec::new()
+    }
 }

@@ -33,7 +33,7 @@ pub use device::{Device, PciAddress};
 pub use eal::{Eal, EalConfig, HugePages};
 pub use packets::{Packet, Packets, RawQueue};
 pub use pool::HEADROOM_BYTES;
-pub use ports::{DpdkConfig, DpdkPorts, DpdkSeat, PortConfig, PortRow, PortState};
+pub use ports::{DpdkConfig, DpdkPorts, DpdkSeat, PortConfig, Region};
 pub use queue::{DpdkQueue, endpoint};
 pub use shared::PORTS_MAX;
 pub use tachyon_driver_ether as ether;

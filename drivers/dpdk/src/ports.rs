@@ -6,6 +6,7 @@
 use crate::{
     device::Device,
     eal::{Eal, EalConfig, enter_thread, last_error, leave_thread},
+    log,
     packets::RawQueue,
     pool::{ArenaPool, CACHE, SmallPool},
     port::{Opened, Settings},
@@ -22,7 +23,7 @@ use std::{
         atomic::{AtomicPtr, AtomicU32, Ordering},
     },
 };
-use tachyon_driver_api::{BURST_MAX, Pool, Port, PortError, PortInfo};
+use tachyon_driver_api::{BURST_MAX, Pool, Port, PortError, PortInfo, PortReport, PortState, Ports, Said};
 use tachyon_driver_dpdk_sys::{self as sys, rte_mempool};
 use tachyon_driver_ether::{Foreign, Interface, Mac, Neighbours, Network, News, Receiver, Responder, UdpChecksum};
 
@@ -69,8 +70,17 @@ pub struct DpdkConfig {
     pub receive_descriptors: u16,
     /// Descriptors of each queue.
     pub transmit_descriptors: u16,
-    /// The arenas, as address, bytes and page size: what devices write into.
-    pub regions: Vec<(usize, usize, usize)>,
+}
+
+/// An arena: where it lies, its length, and the size of the pages it stands on, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// Its first address, exposed.
+    pub base: usize,
+    /// Its length.
+    pub bytes: usize,
+    /// Its pages.
+    pub page_bytes: usize,
 }
 
 impl DpdkConfig {
@@ -93,7 +103,7 @@ impl DpdkConfig {
 
 /// What a port is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PortState {
+enum Doing {
     /// Its file is not there yet.
     Waiting,
     /// It runs.
@@ -108,11 +118,24 @@ pub enum PortState {
     Failed,
 }
 
+impl Doing {
+    const fn state(self) -> PortState {
+        match self {
+            Self::Waiting => PortState::Waiting,
+            Self::Ready => PortState::Ready,
+            Self::LinkDown => PortState::LinkDown,
+            // Neither receives nor sends any more.
+            Self::Stopping | Self::Stopped => PortState::Stopped,
+            Self::Failed => PortState::Failed,
+        }
+    }
+}
+
 struct PortDesk {
     config: PortConfig,
     interface: Interface,
     opened: Option<Opened>,
-    state: PortState,
+    doing: Doing,
     why: String,
     speed_mbps: Option<u32>,
     /// Workers have to see this before the device may be stopped.
@@ -130,10 +153,12 @@ pub struct DpdkPorts {
     desks: Vec<PortDesk>,
     shared: Arc<Shared>,
     pools: Pools,
+    regions: Vec<Region>,
     responder: Responder,
     wires: Vec<DeskWires>,
     seats: Vec<Option<WorkerWires>>,
     look_ns: u64,
+    now_ns: u64,
     degraded: Vec<String>,
 }
 
@@ -144,7 +169,7 @@ impl core::fmt::Debug for DpdkPorts {
 }
 
 impl DpdkPorts {
-    /// Starts DPDK and opens every device; nothing is received before [`DpdkPorts::start`].
+    /// Starts DPDK and opens every device; nothing is received before [`DpdkPorts::start_all`].
     ///
     /// # Errors
     /// What happened, at which device, and what to do.
@@ -170,10 +195,12 @@ impl DpdkPorts {
             desks: Vec::new(),
             shared: Shared::new(workers),
             pools: Arc::new((0..workers).map(|_| AtomicPtr::default()).collect()),
+            regions: Vec::new(),
             responder: Responder::new(Vec::new(), &[]),
             wires,
             seats,
             look_ns: 0,
+            now_ns: 0,
             degraded: Vec::new(),
             config,
         };
@@ -183,24 +210,32 @@ impl DpdkPorts {
                     .to_owned(),
             );
         }
-        ports.register_regions()?;
         ports.open_devices()?;
         Ok(ports)
     }
 
-    /// Makes the arenas known, so that devices may write into them.
-    fn register_regions(&self) -> Result<(), PortError> {
-        for &(base, bytes, page_bytes) in &self.config.regions {
-            let mut pages: Vec<u64> = (base..base + bytes).step_by(page_bytes).map(|page| page as u64).collect();
-            let count = u32::try_from(pages.len()).unwrap_or(u32::MAX);
-            let start = std::ptr::with_exposed_provenance_mut(base);
-            // SAFETY: the region is an arena, which stays mapped until the process ends.
-            let result = unsafe { sys::rte_extmem_register(start, bytes, pages.as_mut_ptr(), count, page_bytes) };
-            // SAFETY: reads a thread-local number.
-            if result != 0 && unsafe { sys::tachyon_errno() } != libc::EEXIST {
-                return Err(PortError(format!("DPDK does not take the arena: {}", last_error())));
-            }
+    /// Makes an arena known, so that devices may write into it: at most once each, and before workers open their queues.
+    ///
+    /// # Errors
+    /// DPDK or a device does not take it.
+    pub fn add_region(&mut self, region: Region) -> Result<(), PortError> {
+        if self.regions.contains(&region) {
+            return Ok(());
         }
+        let Region { base, bytes, page_bytes } = region;
+        let mut pages: Vec<u64> = (base..base + bytes).step_by(page_bytes).map(|page| page as u64).collect();
+        let count = u32::try_from(pages.len()).unwrap_or(u32::MAX);
+        let start = std::ptr::with_exposed_provenance_mut(base);
+        // SAFETY: the region is an arena, which stays mapped until the process ends.
+        let result = unsafe { sys::rte_extmem_register(start, bytes, pages.as_mut_ptr(), count, page_bytes) };
+        // SAFETY: reads a thread-local number.
+        if result != 0 && unsafe { sys::tachyon_errno() } != libc::EEXIST {
+            return Err(PortError(format!("DPDK does not take the arena: {}", last_error())));
+        }
+        for opened in self.desks.iter().filter_map(|desk| desk.opened.as_ref()) {
+            opened.map(std::ptr::with_exposed_provenance_mut(base), bytes)?;
+        }
+        self.regions.push(region);
         Ok(())
     }
 
@@ -221,9 +256,9 @@ impl DpdkPorts {
                 shard_count: u16::try_from(self.owners.queues.len()).unwrap_or(u16::MAX),
                 mtu: config.mtu,
             };
-            let state = if opened.is_some() { PortState::Stopped } else { PortState::Waiting };
+            let doing = if opened.is_some() { Doing::Stopped } else { Doing::Waiting };
             let why = waits.unwrap_or_default();
-            self.desks.push(PortDesk { config, interface, opened, state, why, speed_mbps: None, generation: 0 });
+            self.desks.push(PortDesk { config, interface, opened, doing, why, speed_mbps: None, generation: 0 });
         }
         let interfaces = self.desks.iter().map(|desk| desk.interface.clone()).collect();
         let fixed = (0u16..).zip(&self.desks);
@@ -246,8 +281,8 @@ impl DpdkPorts {
         };
         let opened = Opened::open(self.eal, &config.device, &settings)
             .map_err(|error| PortError(format!("port {}: {error}", config.name)))?;
-        for &(base, bytes, _) in &self.config.regions {
-            opened.map(std::ptr::with_exposed_provenance_mut(base), bytes)?;
+        for region in &self.regions {
+            opened.map(std::ptr::with_exposed_provenance_mut(region.base), region.bytes)?;
         }
         Ok(opened)
     }
@@ -273,7 +308,7 @@ impl DpdkPorts {
     ///
     /// # Errors
     /// A device does not start.
-    pub fn start(&mut self) -> Result<(), PortError> {
+    pub fn start_all(&mut self) -> Result<(), PortError> {
         for index in 0..self.desks.len() {
             if self.desks[index].opened.is_some() {
                 self.start_device(index)?;
@@ -290,7 +325,7 @@ impl DpdkPorts {
         }
         match opened.start(families(&desk.config), &self.owners) {
             Err(error) if is_client(&desk.config.device) => {
-                (desk.state, desk.why) = (PortState::LinkDown, format!("nobody listens at its socket yet ({error})"));
+                (desk.doing, desk.why) = (Doing::LinkDown, format!("nobody listens at its socket yet ({error})"));
                 return Ok(());
             }
             started => started?,
@@ -310,53 +345,32 @@ impl DpdkPorts {
         let Some(opened) = &desk.opened else { return };
         let (up, speed_mbps) = opened.link();
         desk.speed_mbps = speed_mbps;
-        let state = match () {
-            () if opened.is_gone() => PortState::Failed,
-            () if up => PortState::Ready,
-            () => PortState::LinkDown,
+        let doing = match () {
+            () if opened.is_gone() => Doing::Failed,
+            () if up => Doing::Ready,
+            () => Doing::LinkDown,
         };
-        if state == desk.state {
+        if doing == desk.doing {
             return;
         }
-        desk.state = state;
-        let (usable, why) = match state {
-            PortState::Ready => (Use::Both, ""),
-            PortState::LinkDown if is_client(&desk.config.device) => {
+        desk.doing = doing;
+        let (usable, why) = match doing {
+            Doing::Ready => (Use::Both, ""),
+            Doing::LinkDown if is_client(&desk.config.device) => {
                 (Use::None, "the other side is gone; it is asked again")
             }
-            PortState::LinkDown => (Use::Receive, "its link is down: look at the cable and the other end"),
+            Doing::LinkDown => (Use::Receive, "its link is down: look at the cable and the other end"),
             _ => (Use::None, "its device is gone: look at the machine's log, put it back, and start the node again"),
         };
         why.clone_into(&mut desk.why);
         desk.generation = self.shared.allow(index, opened.number, usable);
     }
 
-    /// Does what is due: opens ports whose file appeared, looks at links, ends stops, answers neighbours. To be called every
-    /// few milliseconds with a clock that does not run backwards.
-    pub fn tick(&mut self, now_ns: u64) {
-        self.talk(now_ns);
-        let look = now_ns.wrapping_sub(self.look_ns) >= LOOK_NS;
-        if look {
-            self.look_ns = now_ns;
-            let missed = self.desks.iter().filter_map(|desk| desk.opened.as_ref()).map(Opened::missed).sum();
-            self.shared.set_missed(missed);
-        }
-        for index in 0..self.desks.len() {
-            match self.desks[index].state {
-                PortState::Waiting => self.open_awaited(index),
-                PortState::Stopping if self.shared.all_saw(self.desks[index].generation) => self.end_stop(index),
-                PortState::LinkDown if look && is_client(&self.desks[index].config.device) => self.connect_again(index),
-                PortState::Ready | PortState::LinkDown if look => self.look_at(index),
-                _ => {}
-            }
-        }
-    }
-
     /// A shared-memory client does not connect again by itself; it does when it is started.
     fn connect_again(&mut self, index: usize) {
         self.look_at(index);
         let desk = &mut self.desks[index];
-        let Some(opened) = desk.opened.as_mut().filter(|_| desk.state == PortState::LinkDown) else { return };
+        let Some(opened) = desk.opened.as_mut().filter(|_| desk.doing == Doing::LinkDown) else { return };
         if opened.running && self.shared.all_saw(desk.generation) {
             let _ = opened.stop(); // what does not stop does not start either, which is seen next
         }
@@ -375,22 +389,23 @@ impl DpdkPorts {
             self.start_device(index)
         });
         if let Err(error) = result {
-            (self.desks[index].state, self.desks[index].why) = (PortState::Failed, error.0);
+            (self.desks[index].doing, self.desks[index].why) = (Doing::Failed, error.0);
         }
     }
 
     fn end_stop(&mut self, index: usize) {
         let desk = &mut self.desks[index];
         let Some(opened) = &mut desk.opened else { return };
-        (desk.state, desk.why) = match opened.stop() {
-            Ok(()) => (PortState::Stopped, "stopped by an operator; `tachyon ports start` starts it".to_owned()),
-            Err(error) => (PortState::Failed, error.0),
+        (desk.doing, desk.why) = match opened.stop() {
+            Ok(()) => (Doing::Stopped, "stopped by an operator; `tachyon ports start` starts it".to_owned()),
+            Err(error) => (Doing::Failed, error.0),
         };
     }
 
     /// Packets that want an answer, and what follows from time passing.
-    fn talk(&mut self, now_ns: u64) {
-        let Self { responder, wires, .. } = self;
+    fn talk(&mut self) {
+        let Self { responder, wires, now_ns, .. } = self;
+        let now_ns = *now_ns;
         let mut answers: ArrayVec<Heard, BURST_MAX> = ArrayVec::new();
         let mut news: Vec<News> = Vec::new();
         let mut send = |port: u16, packet: &[u8]| {
@@ -418,43 +433,6 @@ impl DpdkPorts {
         }
     }
 
-    /// Somebody will be sent to at this address: finds out the way.
-    pub fn want(&mut self, to: IpAddr, now_ns: u64) {
-        self.responder.want(to, now_ns);
-        self.talk(now_ns);
-    }
-
-    /// Stops a port; workers go on with the others.
-    ///
-    /// # Errors
-    /// There is none of this name, or it does not run.
-    pub fn stop_port(&mut self, name: &str) -> Result<(), PortError> {
-        let index = self.find(name)?;
-        let desk = &mut self.desks[index];
-        let (PortState::Ready | PortState::LinkDown, Some(opened)) = (desk.state, &desk.opened) else {
-            return Err(PortError(format!("port {name} does not run, so it cannot be stopped")));
-        };
-        desk.generation = self.shared.allow(index, opened.number, Use::None);
-        (desk.state, desk.why) = (PortState::Stopping, "workers are letting go of it".to_owned());
-        Ok(())
-    }
-
-    /// Starts a port that was stopped.
-    ///
-    /// # Errors
-    /// There is none of this name, it is not stopped, or its device does not start.
-    pub fn start_port(&mut self, name: &str) -> Result<(), PortError> {
-        let index = self.find(name)?;
-        if self.desks[index].state != PortState::Stopped {
-            return Err(PortError(format!("port {name} is not stopped, so it cannot be started")));
-        }
-        let desk = &mut self.desks[index];
-        let Some(opened) = &mut desk.opened else { return Ok(()) };
-        opened.start(families(&desk.config), &self.owners)?;
-        self.look_at(index);
-        Ok(())
-    }
-
     fn find(&self, name: &str) -> Result<usize, PortError> {
         let names = || self.desks.iter().map(|desk| desk.config.name.as_str()).collect::<Vec<_>>().join(", ");
         let found = self.desks.iter().position(|desk| desk.config.name == name);
@@ -467,7 +445,7 @@ impl DpdkPorts {
             if let Some(opened) = desk.opened.take() {
                 opened.close();
             }
-            desk.state = PortState::Stopped;
+            desk.doing = Doing::Stopped;
         }
     }
 
@@ -620,48 +598,75 @@ fn made_up_mac(index: usize) -> Mac {
     [0x02, 0, 0, 0, 0, u8::try_from(index + 1).unwrap_or(u8::MAX)]
 }
 
-/// One port's row, in this driver's terms.
-#[derive(Clone, Debug)]
-pub struct PortRow {
-    /// Its name.
-    pub name: String,
-    /// Its device.
-    pub device: String,
-    /// What it is doing.
-    pub state: PortState,
-    /// Why it is not ready.
-    pub why: String,
-    /// Its address.
-    pub mac: Mac,
-    /// Speed in Mbit/s, where known.
-    pub speed_mbps: Option<u32>,
-    /// Longest IP packet.
-    pub mtu: u16,
-    /// The NUMA node it hangs on.
-    pub numa_node: Option<u32>,
-    /// Queues in each direction.
-    pub queues: u16,
-    /// How packets find their worker.
-    pub steering: String,
-    /// Its addresses.
-    pub addresses: Vec<String>,
-    /// What it counted, and what the workers did of its packets.
-    pub counters: Vec<(String, u64)>,
+impl Ports for DpdkPorts {
+    fn reports(&mut self) -> Vec<PortReport> {
+        self.desks.iter().enumerate().map(|(index, desk)| self.report(index, desk)).collect()
+    }
+
+    fn stop(&mut self, name: &str) -> Result<(), PortError> {
+        let index = self.find(name)?;
+        let desk = &mut self.desks[index];
+        let (Doing::Ready | Doing::LinkDown, Some(opened)) = (desk.doing, &desk.opened) else {
+            return Err(PortError(format!("port {name} does not run, so it cannot be stopped")));
+        };
+        desk.generation = self.shared.allow(index, opened.number, Use::None);
+        (desk.doing, desk.why) = (Doing::Stopping, "workers are letting go of it".to_owned());
+        Ok(())
+    }
+
+    fn start(&mut self, name: &str) -> Result<(), PortError> {
+        let index = self.find(name)?;
+        let desk = &mut self.desks[index];
+        match desk.doing {
+            Doing::Stopped => {}
+            Doing::Ready | Doing::LinkDown | Doing::Waiting => return Ok(()),
+            Doing::Stopping => return Err(PortError(format!("port {name} is being stopped; try again"))),
+            Doing::Failed => return Err(PortError(format!("port {name} failed: {}", desk.why))),
+        }
+        let Some(opened) = &mut desk.opened else { return Ok(()) };
+        opened.start(families(&desk.config), &self.owners)?;
+        self.look_at(index);
+        Ok(())
+    }
+
+    /// Opens ports whose file appeared, looks at links, ends stops, answers neighbours.
+    fn tick(&mut self, now_ns: u64) {
+        self.now_ns = now_ns;
+        self.talk();
+        let look = now_ns.wrapping_sub(self.look_ns) >= LOOK_NS;
+        if look {
+            self.look_ns = now_ns;
+            let missed = self.desks.iter().filter_map(|desk| desk.opened.as_ref()).map(Opened::missed).sum();
+            self.shared.set_missed(missed);
+        }
+        for index in 0..self.desks.len() {
+            match self.desks[index].doing {
+                Doing::Waiting => self.open_awaited(index),
+                Doing::Stopping if self.shared.all_saw(self.desks[index].generation) => self.end_stop(index),
+                Doing::LinkDown if look && is_client(&self.desks[index].config.device) => self.connect_again(index),
+                Doing::Ready | Doing::LinkDown if look => self.look_at(index),
+                _ => {}
+            }
+        }
+    }
+
+    fn want(&mut self, to: IpAddr) {
+        self.responder.want(to, self.now_ns);
+        self.talk();
+    }
+
+    fn said(&mut self) -> Vec<Said> {
+        let serious = log::take().into_iter().filter(|line| line.level >= log::Level::Warning);
+        serious.map(|line| Said { is_error: line.level == log::Level::Error, text: line.to_string() }).collect()
+    }
 }
 
 impl DpdkPorts {
-    /// All ports, for people.
-    #[must_use]
-    pub fn rows(&self) -> Vec<PortRow> {
-        self.desks.iter().enumerate().map(|(index, desk)| self.row(index, desk)).collect()
-    }
-
-    fn row(&self, index: usize, desk: &PortDesk) -> PortRow {
+    fn report(&self, index: usize, desk: &PortDesk) -> PortReport {
         let opened = desk.opened.as_ref();
         let mut counters = opened.map(Opened::counters).unwrap_or_default();
-        let foreign = Foreign::ALL
-            .iter()
-            .map(|&cause| (format!("not_frames_{}", cause.name()), self.shared.foreign(index, cause)));
+        let foreign = Foreign::ALL.iter();
+        let foreign = foreign.map(|&cause| (format!("not_frames_{}", cause.name()), self.shared.foreign(index, cause)));
         counters.extend(foreign.filter(|(_, count)| *count > 0));
         if index == 0 {
             // These are of the node, and stand with its first port.
@@ -669,14 +674,15 @@ impl DpdkPorts {
             counters.push(("items_copied".to_owned(), self.shared.copied()));
         }
         let addresses = desk.config.networks.iter().map(|network| format!("{}/{}", network.ip, network.prefix));
-        PortRow {
+        PortReport {
             name: desk.config.name.clone(),
+            driver: "dpdk",
             device: desk.config.device.title(),
-            state: desk.state,
+            state: desk.doing.state(),
             why: desk.why.clone(),
-            mac: desk.interface.mac,
+            mac: Some(desk.interface.mac),
             speed_mbps: desk.speed_mbps,
-            mtu: desk.config.mtu,
+            mtu: Some(desk.config.mtu.into()),
             numa_node: opened.and_then(|opened| u32::try_from(opened.socket).ok()),
             queues: u16::try_from(self.wires.len()).unwrap_or(u16::MAX),
             steering: opened.map_or_else(|| "none".to_owned(), |opened| opened.steering.clone()),

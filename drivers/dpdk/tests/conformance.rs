@@ -5,10 +5,10 @@ mod station;
 
 use station::{BASE_PORT, Station, port, socket};
 use tachyon_driver_api::{
-    Pool, Received,
+    Pool, PortState, Received,
     conformance::{Abilities, CountingAllocator, Rig, Sent, run_all},
 };
-use tachyon_driver_dpdk::{Device, DpdkQueue, PortState};
+use tachyon_driver_dpdk::{Device, DpdkQueue};
 use tachyon_wire::Endpoint;
 
 #[global_allocator]

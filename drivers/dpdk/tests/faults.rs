@@ -5,9 +5,9 @@ mod station;
 
 use station::{BASE_PORT, BUFFERS, Station, port, socket};
 use std::{fs, path::PathBuf, sync::Mutex};
-use tachyon_driver_api::{Buffer, Received, RxBatch, RxQueue, Transmit};
+use tachyon_driver_api::{Buffer, PortState, Ports, Received, RxBatch, RxQueue, Transmit};
 use tachyon_driver_dpdk::{
-    Device, PortState,
+    Device,
     ether::{Foreign, Hop, Interface, UdpChecksum},
 };
 use tachyon_wire::{Endpoint, Reason};
@@ -125,7 +125,7 @@ fn a_port_whose_file_is_not_there_yet_waits_for_it() {
     let mut us = Station::open(vec![port("us", pcap(&path), US, OUR_MAC, &[])], &[0], BASE_PORT);
     us.tick();
     assert!(us.receive().is_empty() && us.state(0) == PortState::Waiting);
-    assert!(us.ports.rows()[0].why.contains("waits for"));
+    assert!(us.ports.reports()[0].why.contains("waits for"));
     fs::rename(&hidden, &path).unwrap();
     us.until("the frame arrives", |us| {
         let received = us.receive();
@@ -181,16 +181,16 @@ const PEER_SECOND: [u8; 4] = [198, 51, 100, 2];
 fn a_stopped_port_refuses_copies_and_the_other_goes_on() {
     let _alone = alone();
     let Pair { mut us, mut peer } = pair();
-    us.ports.stop_port("first").unwrap();
-    assert!(us.ports.stop_port("first").is_err(), "it is being stopped");
+    us.ports.stop("first").unwrap();
+    assert!(us.ports.stop("first").is_err(), "it is being stopped");
     us.until("the worker let go", |us| {
         us.receive();
         us.state(0) == PortState::Stopped
     });
     assert_eq!(send(&mut us, PEER), Some(Reason::TxSubmitFail));
     assert_eq!(send(&mut us, PEER_SECOND), None);
-    assert!(us.ports.stop_port("third").unwrap_err().0.contains("there are first, second"));
-    us.ports.start_port("first").unwrap();
+    assert!(us.ports.stop("third").unwrap_err().0.contains("there are first, second"));
+    us.until("it can be started again", |us| us.ports.start("first").is_ok());
     us.until("it runs again", |us| {
         peer.tick();
         peer.receive().into_iter().for_each(|received| peer.pool.put(received.buffer));
@@ -205,7 +205,7 @@ fn a_stopped_port_refuses_copies_and_the_other_goes_on() {
 fn a_peer_that_leaves_takes_the_link_down_and_one_that_comes_back_brings_it_up() {
     let _alone = alone();
     let Pair { mut us, mut peer } = pair();
-    peer.ports.stop_port("first").unwrap();
+    peer.ports.stop("first").unwrap();
     us.until("the link is down", |us| {
         peer.tick();
         peer.receive();
@@ -215,7 +215,7 @@ fn a_peer_that_leaves_takes_the_link_down_and_one_that_comes_back_brings_it_up()
     us.receive();
     assert_eq!(send(&mut us, PEER), Some(Reason::TxSubmitFail));
     assert_eq!(send(&mut us, PEER_SECOND), None);
-    peer.ports.start_port("first").unwrap();
+    peer.ports.start("first").unwrap();
     us.until("the link is up", |us| {
         peer.tick();
         peer.receive().into_iter().for_each(|received| peer.pool.put(received.buffer));
@@ -275,8 +275,7 @@ fn what_nobody_answers_for_is_refused_at_once_and_resolved_for_the_next_time() {
     us.receive();
     assert_eq!(send(&mut us, PEER), Some(Reason::TxSubmitFail));
     assert_eq!(us.counter(0, "items_unreachable"), 1);
-    let now = us.now_ns();
-    us.ports.want(std::net::IpAddr::from(PEER), now);
+    us.ports.want(std::net::IpAddr::from(PEER));
     us.until("the neighbour answered", |us| {
         work(us);
         send(us, PEER).is_none()

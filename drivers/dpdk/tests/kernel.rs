@@ -14,8 +14,10 @@ use std::{
     thread,
     time::Duration,
 };
-use tachyon_driver_api::{CompletionBatch, Pool, Port, Received, RxBatch, RxQueue, Transmit, TxBatch, TxQueue};
-use tachyon_driver_dpdk::{Device, PortConfig, PortState, ether::Network};
+use tachyon_driver_api::{
+    CompletionBatch, Pool, Port, PortState, Ports, Received, RxBatch, RxQueue, Transmit, TxBatch, TxQueue,
+};
+use tachyon_driver_dpdk::{Device, PortConfig, ether::Network};
 use tachyon_driver_uring::{UringConfig, UringPort};
 use tachyon_wire::Endpoint;
 
@@ -138,8 +140,7 @@ fn there_and_back(tag: &str, vlan: Option<u16>) {
             IpAddr::V4(ip) => Endpoint::v4(ip.octets(), 5_000),
             IpAddr::V6(ip) => Endpoint::v6(ip.octets(), 5_000),
         };
-        let now = us.now_ns();
-        us.ports.want(from.ip(), now);
+        us.ports.want(from.ip());
         let mut bytes = [0; 2_000];
         us.until("the kernel gets the answer", |us| {
             us.send_once(1, endpoint, &frame);
@@ -194,8 +195,7 @@ fn a_frame_received_by_one_driver_goes_out_by_the_other_from_the_same_memory() {
     // In by io_uring, out by DPDK: the headers get memory of their own, and what was received is not written.
     here.send_to(&frame, uring.address()).unwrap();
     let received = uring.receive(&mut us.pool);
-    let now = us.now_ns();
-    us.ports.want(IpAddr::from(KERNEL), now);
+    us.ports.want(IpAddr::from(KERNEL));
     us.until("the kernel is found", |us| {
         us.receive().into_iter().for_each(|received| us.pool.put(received.buffer));
         us.send_once(0, Endpoint::v4(KERNEL, 5_001), &frame)

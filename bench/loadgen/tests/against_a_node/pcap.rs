@@ -69,7 +69,6 @@ fn node(shared: &Shared, place: &Place, reads: &Path, writes: &Path) {
         let record = [&[0; 8], &length[..], &length, &bytes].concat();
         let (first, second) = record.split_at(record.len() / 2);
         out.write_all(first).unwrap();
-        thread::yield_now();
         out.write_all(second).unwrap();
     }
 }

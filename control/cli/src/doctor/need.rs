@@ -1,6 +1,6 @@
 //! What a node file needs from the machine.
 
-use tachyon_config::{Idle, NodeFile, Pages, Switch};
+use tachyon_config::{Device, Driver, Idle, NodeFile, Pages, Switch};
 
 /// What the checks hold the machine against.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,12 +35,11 @@ impl Need {
         let shards = u64::from(file.network.shard_count);
         Self {
             driver: format!("{:?}", file.network.driver).to_lowercase(),
-            // No driver of this build takes a device from the kernel. One that does is named here.
-            vfio: false,
+            vfio: file.ports.iter().any(|port| matches!(port.device, Device::Pci(_))),
             workers: file.workers.count,
             cores: file.workers.cores.clone(),
             spins: file.workers.idle == Idle::Spin,
-            buffer_bytes_per_worker: u64::from(memory.buffers_per_worker) * u64::from(memory.buffer_bytes),
+            buffer_bytes_per_worker: u64::from(file.buffers_per_worker()) * u64::from(file.buffer_bytes()),
             // The sizes that the node file's manual gives: topics and senders 32 bytes, targets 4 a shard, sessions 3 KiB.
             table_bytes: 32 * u64::from(limits.topics_max)
                 + 32 * u64::from(limits.senders_max) * workers
@@ -48,7 +47,7 @@ impl Need {
                 + 3_072 * u64::from(limits.sessions_max),
             pages: memory.pages,
             locks: memory.lock,
-            io_uring: file.network.io_uring == Switch::Auto,
+            io_uring: file.network.driver == Driver::Uring && file.network.io_uring == Switch::Auto,
             socket_buffer_bytes: u64::from(file.network.socket_buffer_bytes),
             // A socket a shard; a ring, an arena, an eventfd and spares a worker; and what the process has anyway.
             descriptors: 2 * shards + 16 * workers + 64,

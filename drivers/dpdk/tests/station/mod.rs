@@ -11,11 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 use tachyon_driver_api::{
-    CompletionBatch, Pool, Port, PortError, Received, RxBatch, RxQueue, Transmit, TxBatch, TxQueue,
+    CompletionBatch, Pool, Port, PortError, PortState, Ports, Received, RxBatch, RxQueue, Transmit, TxBatch, TxQueue,
 };
 use tachyon_driver_arena::{Arena, ArenaConfig, Pages};
 use tachyon_driver_dpdk::{
-    Device, DpdkConfig, DpdkPorts, DpdkQueue, Eal, EalConfig, HEADROOM_BYTES, HugePages, PortConfig, PortState,
+    Device, DpdkConfig, DpdkPorts, DpdkQueue, Eal, EalConfig, HEADROOM_BYTES, HugePages, PortConfig, Region,
     ether::{Mac, Network},
 };
 use tachyon_wire::Endpoint;
@@ -59,10 +59,10 @@ pub(crate) fn port(name: &str, device: Device, ip: [u8; 4], mac: Mac, neighbours
     }
 }
 
-fn config(ports: Vec<PortConfig>, shards: &[u16], base_port: u16, regions: Vec<(usize, usize, usize)>) -> DpdkConfig {
+fn config(ports: Vec<PortConfig>, shards: &[u16], base_port: u16) -> DpdkConfig {
     let (eal, shards) = (EalConfig::default(), vec![shards.to_vec()]);
     let (receive_descriptors, transmit_descriptors) = (DESCRIPTORS, DESCRIPTORS);
-    DpdkConfig { eal, ports, base_port, shards, receive_descriptors, transmit_descriptors, regions }
+    DpdkConfig { eal, ports, base_port, shards, receive_descriptors, transmit_descriptors }
 }
 
 pub(crate) struct Station {
@@ -81,7 +81,7 @@ impl Station {
 
     /// Only opens the devices.
     pub(crate) fn try_open(configs: Vec<PortConfig>, shards: &[u16]) -> Result<DpdkPorts, PortError> {
-        DpdkPorts::with(eal(), config(configs, shards, BASE_PORT, Vec::new()))
+        DpdkPorts::with(eal(), config(configs, shards, BASE_PORT))
     }
 
     pub(crate) fn open_with(
@@ -104,11 +104,12 @@ impl Station {
         .unwrap();
         let (base, bytes) = arena.region();
         let mut pool = Pool::new(arena.take_behind(HEADROOM_BYTES, buffers).unwrap());
-        let region = (base.as_ptr().expose_provenance(), bytes, arena.page_bytes());
-        let config = config(configs, shards, base_port, vec![region]);
-        let mut ports = DpdkPorts::with(eal, config).unwrap();
+        let mut ports = DpdkPorts::with(eal, config(configs, shards, base_port)).unwrap();
+        ports
+            .add_region(Region { base: base.as_ptr().expose_provenance(), bytes, page_bytes: arena.page_bytes() })
+            .unwrap();
         let queue = ports.seat(0).unwrap().open(shards, &mut pool).unwrap();
-        ports.start().unwrap();
+        ports.start_all().unwrap();
         Self { ports, queue: Some(queue), pool, arena, started: Instant::now() }
     }
 
@@ -142,14 +143,14 @@ impl Station {
     pub(crate) fn until(&mut self, what: &str, mut holds: impl FnMut(&mut Self) -> bool) {
         let end = Instant::now() + PATIENCE;
         while !holds(self) {
-            assert!(Instant::now() < end, "waited in vain: {what}; {:?}", self.ports.rows());
+            assert!(Instant::now() < end, "waited in vain: {what}; {:?}", self.ports.reports());
             self.tick();
             std::thread::yield_now();
         }
     }
 
-    pub(crate) fn state(&self, port: usize) -> PortState {
-        self.ports.rows()[port].state
+    pub(crate) fn state(&mut self, port: usize) -> PortState {
+        self.ports.reports()[port].state
     }
 
     /// Sends frames one by one; what does not go at once is tried again.
@@ -189,8 +190,8 @@ impl Station {
     }
 
     /// A counter of a port.
-    pub(crate) fn counter(&self, port: usize, name: &str) -> u64 {
-        let rows = self.ports.rows();
+    pub(crate) fn counter(&mut self, port: usize, name: &str) -> u64 {
+        let rows = self.ports.reports();
         rows[port].counters.iter().find(|(known, _)| known == name).map_or(0, |(_, count)| *count)
     }
 }

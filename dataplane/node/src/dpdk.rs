@@ -1,0 +1,98 @@
+//! From the node file to DPDK's ports.
+
+use crate::{
+    ports::{PortSeat, Region},
+    topology::Plan,
+};
+use anyhow::Context;
+use std::net::IpAddr;
+use tachyon_config::{Device, HugePages, NodeFile, PortSection, Role};
+use tachyon_driver_api::Ports;
+use tachyon_driver_dpdk::{self as dpdk, DpdkConfig, DpdkPorts, EalConfig, PciAddress, PortConfig, ether};
+
+/// What the node file says, in the driver's words.
+pub(crate) fn config(file: &NodeFile, plan: &Plan) -> anyhow::Result<DpdkConfig> {
+    let section = &file.dpdk;
+    let ports: Vec<PortConfig> = file.ports.iter().map(port).collect::<anyhow::Result<_>>()?;
+    let pci = ports.iter().filter_map(|port| match port.device {
+        dpdk::Device::Pci(address) => Some(address),
+        _ => None,
+    });
+    Ok(DpdkConfig {
+        eal: EalConfig {
+            memory_mib: section.memory_mb,
+            huge_pages: match section.huge_pages {
+                HugePages::Auto => dpdk::HugePages::Auto,
+                HugePages::On => dpdk::HugePages::On,
+                HugePages::Off => dpdk::HugePages::Off,
+            },
+            pci: pci.collect(),
+        },
+        ports,
+        base_port: file.network.base_port,
+        shards: plan.workers.iter().map(|worker| worker.shards.clone()).collect(),
+        receive_descriptors: section.receive_descriptors,
+        transmit_descriptors: section.transmit_descriptors,
+    })
+}
+
+fn port(section: &PortSection) -> anyhow::Result<PortConfig> {
+    let gateway = |ip: IpAddr| section.gateways.iter().copied().find(|gateway| gateway.is_ipv4() == ip.is_ipv4());
+    let networks = section.addresses.iter().map(|network| ether::Network {
+        ip: network.ip(),
+        prefix: network.prefix(),
+        gateway: gateway(network.ip()),
+    });
+    Ok(PortConfig {
+        name: section.name.as_str().to_owned(),
+        device: device(&section.device)?,
+        networks: networks.collect(),
+        vlan: section.vlan,
+        mtu: section.mtu,
+        mac: section.mac.map(|mac| mac.octets()),
+        neighbours: section.neighbours.iter().map(|neighbour| (neighbour.ip, neighbour.mac.octets())).collect(),
+    })
+}
+
+fn device(device: &Device) -> anyhow::Result<dpdk::Device> {
+    Ok(match device {
+        Device::Pci(address) => dpdk::Device::Pci(address.as_str().parse::<PciAddress>()?),
+        Device::Null { frame_bytes, receive } => {
+            dpdk::Device::Null { packet_bytes: u16::try_from(*frame_bytes)?, receive: *receive }
+        }
+        Device::Ring {} => dpdk::Device::Ring,
+        Device::Memif { socket, id, role } => {
+            dpdk::Device::Memif { socket: socket.as_str().into(), id: *id, server: *role == Role::Server }
+        }
+        Device::AfPacket { interface } => dpdk::Device::AfPacket(interface.as_str().to_owned()),
+        Device::AfXdp { interface } => dpdk::Device::AfXdp(interface.as_str().to_owned()),
+        Device::Pcap { read, write } => dpdk::Device::Pcap {
+            read: read.as_ref().map(|path| path.as_str().into()),
+            write: write.as_ref().map(|path| path.as_str().into()),
+        },
+        Device::VirtioUser { path } => dpdk::Device::VirtioUser(path.as_str().into()),
+    })
+}
+
+/// A worker's queues.
+pub(crate) fn seat(ports: &mut DpdkPorts, worker: u16, region: Region) -> anyhow::Result<PortSeat> {
+    let Region { base, bytes, page_bytes } = region;
+    ports.add_region(dpdk::Region { base, bytes, page_bytes })?;
+    Ok(PortSeat::Dpdk(ports.seat(worker).context("a worker takes its place once")?))
+}
+
+/// Lets packets come; what is weaker than it could be.
+pub(crate) fn start(ports: &mut DpdkPorts, plan: &Plan) -> anyhow::Result<Vec<String>> {
+    ports.start_all()?;
+    let mut degraded = ports.degraded();
+    for report in ports.reports() {
+        let Some(node) = report.numa_node else { continue };
+        for worker in plan.workers.iter().filter(|worker| worker.numa_node.is_some_and(|other| other != node)) {
+            degraded.push(format!(
+                "port {} is at NUMA node {node} and worker {} is not: put workers.cores on that node",
+                report.name, worker.worker
+            ));
+        }
+    }
+    Ok(degraded)
+}
