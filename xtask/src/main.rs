@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, reason = "talking to the person at the terminal is its job")]
 
 mod bench;
+mod capture;
 mod demo;
 mod install;
 mod lab;
@@ -35,6 +36,8 @@ enum Task {
     /// Measures.
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Sends a capture file through a node that needs no network, and looks at what comes out.
+    Capture(capture::Args),
     /// Runs a job in a virtual machine whose network cards are owned by DPDK.
     #[command(subcommand)]
     Lab(lab::Lab),
@@ -46,6 +49,7 @@ fn main() -> Result<()> {
         Task::Test(args) => test::run(&args),
         Task::Tidy => tidy::run(),
         Task::Bench(bench) => bench::run(&bench),
+        Task::Capture(args) => capture::run(&args),
         Task::Lab(lab) => lab::run(&lab),
     }
 }

@@ -29,6 +29,9 @@ pub(crate) fn build(more: &[&str], quiet: bool) -> Result<()> {
     if install::has_hwloc() {
         command.args(["--features", "tachyon-node/hwloc"]);
     }
+    if install::has_dpdk() {
+        command.args(["--features", "tachyon-node/dpdk"]);
+    }
     if quiet {
         command.arg("--quiet");
     }

@@ -1,6 +1,6 @@
 //! `cargo xtask test`.
 
-use crate::{bench, cargo, demo, install};
+use crate::{bench, capture, cargo, demo, install};
 use anyhow::Result;
 
 /// What to leave out.
@@ -17,6 +17,9 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     if !args.quick {
         demo::run(&demo::Args { yes: true, json: true })?;
+        if install::has_dpdk() {
+            println!("capture: {}", capture::round_trip(None)?);
+        }
         bench::compare_instructions()?;
         // Loom replaces the atomics, so these are builds of their own; in release, or the search takes minutes.
         for package in ["tachyon-driver-mem", "tachyon-segment"] {

@@ -3,6 +3,10 @@
 use crate::{
     arguments::{Form, PortName, Ports, PortsCommand},
     connection::Connection,
+    doctor::{
+        host::Host,
+        nics::{self, Nic},
+    },
     failure::Failure,
     json, output,
     table::{Paint, Side, Table, count},
@@ -34,13 +38,36 @@ async fn set(connection: &mut Connection, port: &PortName, running: bool) -> Res
 
 async fn list(connection: &mut Connection, verbose: bool, form: Form) -> Result<(), Failure> {
     let answer = connection.list_ports().await?;
+    // What this host has and the node does not use, with the reason: control is on the same host, behind a Unix socket.
+    let unused: Vec<Nic> = nics::nics(&Host::at("/"))
+        .into_iter()
+        .filter(|nic| !answer.ports.iter().any(|port| port.device.contains(&nic.address)))
+        .collect();
     if form.json {
         let ports: Vec<_> = answer.ports.iter().map(json::port).collect();
-        output::json(&json!({ "boot_id": answer.boot_id, "ports": ports }));
+        let unused: Vec<_> = unused.iter().map(Nic::json).collect();
+        output::json(&json!({ "boot_id": answer.boot_id, "ports": ports, "unused": unused }));
     } else {
-        output::data(text(&answer.ports, verbose, Paint::detect()));
+        let paint = Paint::detect();
+        output::data(text(&answer.ports, verbose, paint));
+        output::data(others(&unused, paint));
     }
     Ok(())
+}
+
+/// Devices of this host that are no port of the node.
+fn others(unused: &[Nic], paint: Paint) -> String {
+    let line = |nic: &Nic| {
+        let driver = nic.driver.as_deref().unwrap_or("no driver");
+        format!("  {}  {driver}: {}; {}\n", nic.address, nic.bypass.name(), nic.why)
+    };
+    match unused {
+        [] => String::new(),
+        _ => {
+            let heading = paint.heading("Not used by the node (`tachyon doctor` shows how each could be)");
+            format!("\n{heading}\n{}", unused.iter().map(line).collect::<String>())
+        }
+    }
 }
 
 fn text(ports: &[v1::Port], verbose: bool, paint: Paint) -> String {

@@ -47,8 +47,6 @@ impl fmt::Display for Line {
 /// Parts of what DPDK says, and what to do. The first that is found counts.
 const FIXES: &[(&str, &str)] = &[
     ("No free 2048 kB hugepages", "reserve huge pages (`sysctl -w vm.nr_hugepages=256`), or set huge_pages = \"off\""),
-    ("No free 1048576 kB hugepages", "nothing needs doing if 2 MiB pages are there"),
-    ("no mounted hugetlbfs", "nothing needs doing: memory is taken without a mount"),
     (
         "Cannot get hugepage information",
         "reserve huge pages (`sysctl -w vm.nr_hugepages=256`), or set huge_pages = \"off\"",
@@ -65,6 +63,10 @@ const FIXES: &[(&str, &str)] = &[
     ("cannot set up DMA remapping", "raise the limit of locked memory (`ulimit -l unlimited`)"),
     ("Link status of the port", "look at the cable and at the other end"),
 ];
+
+/// Parts of what DPDK warns of and nobody has to mind: pages of the other size, and mounts that are not used.
+const HARMLESS: &[&str] =
+    &["No free 1048576 kB hugepages", "no mounted hugetlbfs", "mp action callback: Operation not supported"];
 
 static KEPT: Mutex<VecDeque<Line>> = Mutex::new(VecDeque::new());
 
@@ -92,6 +94,7 @@ fn keep(level: Level, text: &str) {
         return;
     }
     let fix = FIXES.iter().find(|(part, _)| text.contains(part)).map(|(_, fix)| *fix);
+    let level = if HARMLESS.iter().any(|part| text.contains(part)) { Level::Info } else { level };
     let mut kept = kept();
     if kept.len() == LINES_MAX {
         kept.pop_front();
