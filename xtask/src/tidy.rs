@@ -34,6 +34,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     ("tachyon-micro", &["wire", "kernels", "policy", "engine", "driver-api", "driver-arena", "driver-mem"]),
     ("tachyon-loadgen", &["wire", "driver-api", "driver-arena", "driver-uring", "driver-ether", "proto"]),
+    ("tachyon-bench-dpdk", &["wire", "engine", "driver-api", "driver-arena", "driver-dpdk", "micro"]),
     ("tachyon-peers", &["wire", "driver-api", "driver-arena", "driver-uring"]),
     ("tachyon-lab", &[]),
     ("xtask", &["lab"]),

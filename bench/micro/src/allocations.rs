@@ -6,12 +6,13 @@ use std::{
 };
 
 /// The system's allocator, counted.
-pub(crate) struct Counting;
+#[derive(Clone, Copy, Debug)]
+pub struct Counting;
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
 
 /// Allocations, reallocations and frees since the program started.
-pub(crate) fn calls() -> u64 {
+pub fn calls() -> u64 {
     CALLS.load(Relaxed)
 }
 

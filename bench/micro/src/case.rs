@@ -16,7 +16,7 @@ const DRAM_BYTES: usize = 64 << 20;
 
 /// How topics are drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Choice {
+pub enum Choice {
     /// Each as likely as any other.
     Uniform,
     /// Zipf's law with exponent 0.99: a few are much more likely.
@@ -25,7 +25,7 @@ pub(crate) enum Choice {
 
 /// What vouches for a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Proof {
+pub enum Proof {
     /// A crc32c.
     Crc,
     /// A tag.
@@ -34,7 +34,7 @@ pub(crate) enum Proof {
 
 /// Where the received frames are when their turn comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum WorkingSet {
+pub enum WorkingSet {
     /// 256 KiB of buffers, used again and again.
     L2,
     /// A ring of 64 MB that was flushed out of all caches line by line: an L3 of that size would hold it otherwise.
@@ -45,7 +45,7 @@ pub(crate) enum WorkingSet {
 
 /// Which instructions the loop may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Instructions {
+pub enum Instructions {
     /// The best that this CPU has.
     Best,
     /// No kernels of our own.
@@ -58,15 +58,15 @@ pub(crate) enum Instructions {
 
 /// The part of the shards that one worker has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub struct Place {
     /// Shards of the fabric.
-    pub(crate) shards: u16,
+    pub shards: u16,
     /// The worker's first.
-    pub(crate) first: u16,
+    pub first: u16,
     /// How many from there are its own.
-    pub(crate) owned: u16,
+    pub owned: u16,
     /// Workers of the node.
-    pub(crate) workers: u16,
+    pub workers: u16,
 }
 
 impl Default for Place {
@@ -77,48 +77,48 @@ impl Default for Place {
 
 /// One case. The defaults are the base case, from which each row differs in one dimension or a few.
 #[derive(Clone, Copy, Debug, PartialEq, clap::Args)]
-pub(crate) struct Case {
+pub struct Case {
     /// Topics, all of them known to the ruleset; at most 1,048,576.
     #[arg(long, default_value_t = 65_536)]
-    pub(crate) topics: u32,
+    pub topics: u32,
     /// Senders of all sessions together; at most 1,048,576.
     #[arg(long, default_value_t = 4_096)]
-    pub(crate) senders: u32,
+    pub senders: u32,
     /// Sessions, a power of two; each has a window and a key in every shard.
     #[arg(long, default_value_t = 256)]
-    pub(crate) sessions: u32,
+    pub sessions: u32,
     /// How topics are drawn.
     #[arg(long, value_enum, default_value_t = Choice::Uniform)]
-    pub(crate) choice: Choice,
+    pub choice: Choice,
     /// Messages a frame, 1 to 22.
     #[arg(long, default_value_t = 22)]
-    pub(crate) messages: usize,
+    pub messages: usize,
     /// What vouches for the frames that come.
     #[arg(long, value_enum, default_value_t = Proof::Crc)]
-    pub(crate) ingress: Proof,
+    pub ingress: Proof,
     /// What vouches for the frames that leave.
     #[arg(long, value_enum, default_value_t = Proof::Crc)]
-    pub(crate) egress: Proof,
+    pub egress: Proof,
     /// Where the received frames are when their turn comes.
     #[arg(long, value_enum, default_value_t = WorkingSet::L2)]
-    pub(crate) working_set: WorkingSet,
+    pub working_set: WorkingSet,
     /// Copies of each message; 0 = its topic has no subscriber.
     #[arg(long, default_value_t = 1)]
-    pub(crate) fan_out: u32,
+    pub fan_out: u32,
     /// Subscribers, in groups of as many as there are copies of a message.
     #[arg(long, default_value_t = 16)]
-    pub(crate) destinations: u32,
+    pub destinations: u32,
     /// Which instructions the loop may use.
     #[arg(long, value_enum, default_value_t = Instructions::Best)]
-    pub(crate) instructions: Instructions,
+    pub instructions: Instructions,
     /// The worker's shards.
     #[arg(skip)]
-    pub(crate) place: Place,
+    pub place: Place,
 }
 
 impl Case {
     /// 65,536 topics, 4,096 senders, 256 sessions, uniform, 22 a frame, crc to crc, received into L2, one copy.
-    pub(crate) const BASE: Self = Self {
+    pub const BASE: Self = Self {
         topics: 65_536,
         senders: 4_096,
         sessions: 256,
@@ -134,7 +134,7 @@ impl Case {
     };
 
     /// Why this case cannot be run, if it cannot.
-    pub(crate) fn fault(&self) -> Option<&'static str> {
+    pub fn fault(&self) -> Option<&'static str> {
         let grouped =
             self.fan_out == 0 || (self.fan_out <= self.destinations && self.destinations.is_multiple_of(self.fan_out));
         [
@@ -154,7 +154,7 @@ impl Case {
     }
 
     /// The path of the kernels; scalar where this CPU lacks the one that was asked for, which [`Case::fault`] says first.
-    pub(crate) fn path(&self) -> Path {
+    pub fn path(&self) -> Path {
         self.named_path().unwrap_or(Path::SCALAR)
     }
 
@@ -169,7 +169,7 @@ impl Case {
 
     /// The case with as many shards for the worker as half of `memory` bytes can hold: windows alone are 320 bytes for each
     /// session and shard. A row says how many it had.
-    pub(crate) fn fitted(mut self, memory: u64) -> Self {
+    pub fn fitted(mut self, memory: u64) -> Self {
         let windows = |owned: u16| self.sessions as usize * usize::from(owned) * size_of::<Window>();
         while self.place.owned > 1 && windows(self.place.owned) as u64 > memory / 2 {
             self.place.owned /= 2;
@@ -178,22 +178,22 @@ impl Case {
     }
 
     /// Bytes of a frame.
-    pub(crate) fn frame_bytes(&self) -> usize {
+    pub fn frame_bytes(&self) -> usize {
         LINE * (1 + self.messages)
     }
 
     /// Frames in a received buffer.
-    pub(crate) fn frames(&self) -> usize {
+    pub fn frames(&self) -> usize {
         (RECEIVED_MAX / self.frame_bytes()).min(FRAMES_MAX)
     }
 
     /// Messages in a received buffer.
-    pub(crate) fn per_buffer(&self) -> usize {
+    pub fn per_buffer(&self) -> usize {
         self.frames() * self.messages
     }
 
     /// Received buffers in use at a time.
-    pub(crate) fn ring(&self) -> usize {
+    pub fn ring(&self) -> usize {
         let bytes = match self.working_set {
             WorkingSet::L2 => L2_BYTES,
             WorkingSet::Dram => DRAM_BYTES,
@@ -203,7 +203,7 @@ impl Case {
     }
 
     /// What a row says of itself.
-    pub(crate) fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         let word = |value: Option<clap::builder::PossibleValue>| value.map(|value| value.get_name().to_owned());
         json!({
             "topics": self.topics, "senders": self.senders, "sessions": self.sessions,
@@ -217,7 +217,7 @@ impl Case {
     }
 
     /// The words that make this case again.
-    pub(crate) fn words(&self) -> Vec<String> {
+    pub fn words(&self) -> Vec<String> {
         let word = |value: Option<clap::builder::PossibleValue>| {
             value.map_or_else(String::new, |value| value.get_name().to_owned())
         };

@@ -61,7 +61,7 @@ pub(crate) fn source(case: &Case, version: u64) -> RulesetSource {
 }
 
 /// The source, compiled and verified.
-pub(crate) fn ruleset(case: &Case, version: u64) -> Verified<Vec<u8>> {
+pub fn ruleset(case: &Case, version: u64) -> Verified<Vec<u8>> {
     let image = compile(&source(case, version)).expect("the ruleset compiles");
     verify(image, case.place.shards).expect("the ruleset is sound")
 }
@@ -136,7 +136,7 @@ impl Draw {
 /// Topics come from a stock that is far larger than a pass; session and senders are drawn for each frame anew, so that
 /// tables are walked as a real crowd would walk them, and not in a short circle that a cache learns by heart.
 #[derive(Debug)]
-pub(crate) struct Source {
+pub struct Source {
     case: Case,
     /// By buffer: its shard, and the topics of its messages.
     stock: Vec<(u16, Vec<u32>)>,
@@ -148,17 +148,17 @@ pub(crate) struct Source {
     /// Last frame id by session and shard.
     ids: Vec<u32>,
     /// Messages made so far.
-    pub(crate) offered: u64,
+    pub offered: u64,
 }
 
 impl Source {
     /// A stock after which topics repeat; a million topics are all met often enough only in a larger one.
-    pub(crate) fn new(case: &Case, seed: u64) -> Self {
+    pub fn new(case: &Case, seed: u64) -> Self {
         Self::of(case, seed, if case.topics > 1 << 17 { 4 << 20 } else { 1 << 20 })
     }
 
     /// A stock of about so many messages.
-    pub(crate) fn of(case: &Case, seed: u64, messages: usize) -> Self {
+    pub fn of(case: &Case, seed: u64, messages: usize) -> Self {
         let key = |number| tag::derive(&master(number), session_id(case, number), EPOCH);
         let mut random = Random(seed);
         Self {
@@ -216,7 +216,7 @@ impl Source {
     }
 
     /// Makes the next single frame, of `messages` messages that all carry `mark`; its bytes and its shard.
-    pub(crate) fn frame(&mut self, buffer: &mut [u8], messages: usize, mark: u64) -> (usize, u16) {
+    pub fn frame(&mut self, buffer: &mut [u8], messages: usize, mark: u64) -> (usize, u16) {
         let at = self.next;
         let (shard, topics) = std::mem::take(&mut self.stock[at]);
         let number = self.random.below(self.case.sessions);

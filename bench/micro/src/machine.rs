@@ -7,7 +7,7 @@ use std::{fs, hint::black_box, path::Path, time::Instant};
 const CACHES: &str = "/sys/devices/system/cpu/cpu0/cache";
 
 /// What a reader needs to know before believing a figure.
-pub(crate) fn describe() -> Value {
+pub fn describe() -> Value {
     let pages = |kib: u32| number(format!("/sys/kernel/mm/hugepages/hugepages-{kib}kB/nr_hugepages"));
     json!({
         "cpu": cpu(),
@@ -27,7 +27,7 @@ pub(crate) fn describe() -> Value {
 }
 
 /// The description in a line or two, for a person.
-pub(crate) fn print(machine: &Value) {
+pub fn print(machine: &Value) {
     let of = |key: &str| machine[key].as_str().unwrap_or("unknown").to_owned();
     let mib = |key: &str| machine[key].as_f64().unwrap_or(0.0) / f64::from(1 << 20);
     println!(
@@ -52,13 +52,13 @@ pub(crate) fn print(machine: &Value) {
 }
 
 /// The cores that the calling thread may run on.
-pub(crate) fn allowed() -> Vec<usize> {
+pub fn allowed() -> Vec<usize> {
     let Ok(set) = rustix::thread::sched_getaffinity(None) else { return vec![0] };
     (0..rustix::thread::CpuSet::MAX_CPU).filter(|number| set.is_set(*number)).collect()
 }
 
 /// Keeps the calling thread on one core. A refusal is no fault: the figures are then noisier, and `pinned_to` says so.
-pub(crate) fn pin(core: usize) {
+pub fn pin(core: usize) {
     let mut set = rustix::thread::CpuSet::new();
     set.set(core);
     let _ = rustix::thread::sched_setaffinity(None, &set);
@@ -82,7 +82,7 @@ pub(crate) fn cache_bytes(level: u32) -> usize {
 }
 
 /// Bytes of memory that are available now.
-pub(crate) fn memory_bytes() -> u64 {
+pub fn memory_bytes() -> u64 {
     let text = read("/proc/meminfo");
     let kib =
         text.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB")?.parse().ok());

@@ -29,7 +29,7 @@ const PASS: usize = 1 << 18;
 
 /// A host that holds one of some rulesets and keeps no ledgers.
 #[derive(Debug)]
-pub(crate) struct Bench {
+pub struct Bench {
     /// The rulesets there are.
     pub(crate) rulesets: Arc<Vec<Verified<Vec<u8>>>>,
     /// Which of them is in force.
@@ -60,7 +60,7 @@ impl Host for Bench {
 }
 
 /// The limits of the bench's worker.
-pub(crate) fn limits(case: &Case) -> Limits {
+pub fn limits(case: &Case) -> Limits {
     let place = case.place;
     let shards: Vec<u16> = (place.first..place.first + place.owned).collect();
     Limits {
@@ -83,7 +83,10 @@ pub(crate) fn limits(case: &Case) -> Limits {
     }
 }
 
-fn subscriber(slot: u32, tagged: bool) -> AddSubscriber {
+/// Where all subscribers of a worker without a device are.
+const SUBSCRIBERS: Endpoint = Endpoint::v4([127, 0, 0, 1], 40_000);
+
+fn subscriber(slot: u32, tagged: bool, endpoint: Endpoint) -> AddSubscriber {
     AddSubscriber {
         slot: slot.into(),
         worker: 0.into(),
@@ -92,15 +95,27 @@ fn subscriber(slot: u32, tagged: bool) -> AddSubscriber {
         session_id: (1 << 20 | slot).into(),
         credit: 256.into(),
         frame_bytes_max: 1_472.into(),
-        endpoint: Endpoint::v4([127, 0, 0, 1], 40_000),
+        endpoint,
         master: [slot.to_le_bytes()[0]; 32],
     }
 }
 
-/// A worker over any queue, with its sessions and subscribers open and nothing received yet. The one place that makes
-/// workers here, and so the one where a choice between the loop's code paths belongs.
+/// A worker over any queue, with its sessions and subscribers open and nothing received yet.
 pub(crate) fn worker<Q: RxQueue + TxQueue>(
     case: &Case,
+    rulesets: Arc<Vec<Verified<Vec<u8>>>>,
+    pool: Pool,
+    queue: Q,
+) -> Worker<'static, Q, Bench> {
+    worker_within(limits(case), case, SUBSCRIBERS, rulesets, pool, queue)
+}
+
+/// The same with limits of the caller's, which differ from [`limits`] in buffers alone, and all subscribers at `endpoint`.
+/// The one place that makes workers here, and so the one where a choice between the loop's code paths belongs.
+pub fn worker_within<Q: RxQueue + TxQueue>(
+    limits: Limits,
+    case: &Case,
+    endpoint: Endpoint,
     rulesets: Arc<Vec<Verified<Vec<u8>>>>,
     pool: Pool,
     queue: Q,
@@ -108,8 +123,7 @@ pub(crate) fn worker<Q: RxQueue + TxQueue>(
     let mut commands: VecDeque<Command> =
         (0..case.sessions).map(|number| Command::OpenSession(input::session(case, number))).collect();
     let tagged = case.egress == Proof::Tag;
-    commands.extend((0..case.destinations).map(|slot| Command::AddSubscriber(subscriber(slot, tagged))));
-    let limits = limits(case);
+    commands.extend((0..case.destinations).map(|slot| Command::AddSubscriber(subscriber(slot, tagged, endpoint))));
     let host = Bench { rulesets, current: 0, commands };
     let mut worker = Worker::new(limits.clone(), Memory::leak(&limits), pool, queue, host);
     while !worker.host().commands.is_empty() {
@@ -120,7 +134,7 @@ pub(crate) fn worker<Q: RxQueue + TxQueue>(
 
 /// What the time of a turn is.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Clock {
+pub enum Clock {
     /// Real.
     Since(Instant),
     /// Made up, and the same in every run: so many nanoseconds.
@@ -144,7 +158,7 @@ impl Clock {
 
 /// A worker with the input of its case.
 #[derive(Debug)]
-pub(crate) struct Loop {
+pub struct Loop {
     pub(crate) worker: Worker<'static, Replay, Bench>,
     pub(crate) source: Source,
     pub(crate) clock: Clock,
@@ -153,7 +167,7 @@ pub(crate) struct Loop {
 
 impl Loop {
     /// Every window, key and topic was used before this returns.
-    pub(crate) fn new(case: &Case, seed: u64, rulesets: Arc<Vec<Verified<Vec<u8>>>>, clock: Clock) -> Self {
+    pub fn new(case: &Case, seed: u64, rulesets: Arc<Vec<Verified<Vec<u8>>>>, clock: Clock) -> Self {
         Self::with(case, Source::new(case, seed), rulesets, clock, case.ring())
     }
 
@@ -236,7 +250,7 @@ impl Loop {
     }
 
     /// A pass: nanoseconds per message, and allocator calls in what was timed.
-    pub(crate) fn pass(&mut self) -> (f64, u64) {
+    pub fn pass(&mut self) -> (f64, u64) {
         let (rounds, buffers) = self.rounds();
         let (mut spent, mut allocated) = (Duration::ZERO, 0);
         for _ in 0..rounds {
@@ -253,7 +267,7 @@ impl Loop {
     ///
     /// # Panics
     /// Something is not accounted for: then the time it took means nothing.
-    pub(crate) fn check(&self) {
+    pub fn check(&self) {
         let counters = &self.worker.stats().counters;
         check(counters, self.source.offered, self.case.fan_out);
         assert_eq!(self.worker.buffers_missing(), 0, "no buffer was lost");
@@ -261,7 +275,7 @@ impl Loop {
 }
 
 /// Holds ledgers against `offered` messages.
-pub(crate) fn check(counters: &Counters, offered: u64, fan_out: u32) {
+pub fn check(counters: &Counters, offered: u64, fan_out: u32) {
     assert_eq!(counters.unaccounted(), [0; 3], "the ledgers add up");
     assert_eq!(counters.messages_accepted, offered, "every message was accepted");
     assert_eq!(counters.copies_given, offered * u64::from(fan_out), "every copy was sent");

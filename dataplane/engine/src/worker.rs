@@ -314,6 +314,13 @@ impl<'a, Q: RxQueue + TxQueue, H: Host> Worker<'a, Q, H> {
         &mut self.host
     }
 
+    /// Ends the worker; the queue and the pool that it was made with. Buffers that are open, queued or with the device are not
+    /// in the pool, so whoever wants all of them back polls until the worker is idle first.
+    #[must_use]
+    pub fn into_parts(self) -> (Q, Pool) {
+        (self.queue, self.pool)
+    }
+
     /// Buffers the worker cannot account for: its pool's total less those that are free, received, open, queued, in
     /// flight or with the device. Zero, always.
     #[must_use]

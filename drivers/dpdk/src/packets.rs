@@ -52,6 +52,12 @@ impl RawQueue {
         Self { port, queue }
     }
 
+    /// DPDK's numbers of the port and the queue, for code of another language that moves packets beside ours.
+    #[must_use]
+    pub const fn numbers(&self) -> (u16, u16) {
+        (self.port, self.queue)
+    }
+
     /// Moves what arrived to the back of `into`, at most `most`; returns how many.
     #[inline(always)]
     pub fn receive(&mut self, into: &mut Packets, most: usize) -> usize {
