@@ -1,5 +1,6 @@
 //! `cargo xtask bench`.
 
+mod dpdk;
 mod flame;
 mod instructions;
 mod micro;
@@ -13,6 +14,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 use std::{fs, process::Stdio};
 
+pub(crate) use dpdk::soak as soak_dpdk;
 pub(crate) use instructions::compare as compare_instructions;
 
 /// What to measure.
@@ -34,6 +36,8 @@ pub(crate) enum Bench {
     Instructions(instructions::Args),
     /// A node beside relays that only receive and send: messages per CPU-second, and latency at a tenth of the load.
     Relay(relay::Args),
+    /// The DPDK driver beside testpmd, with nothing to do, and with the governed loop behind it.
+    Dpdk(Words),
     /// A node that is offered twice and ten times what it can take: what becomes of all of it.
     Overload(overload::Args),
 }
@@ -56,6 +60,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         Bench::Scale(words) => micro::run("scale", &words.words),
         Bench::Instructions(args) => instructions::run(args),
         Bench::Relay(args) => relay::run(args),
+        Bench::Dpdk(words) => dpdk::run(&words.words),
         Bench::Overload(args) => overload::run(args),
     }
 }

@@ -6,14 +6,15 @@ use anyhow::Result;
 /// What to leave out.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Leaves out the model checking, the demo and the instruction counts, which need builds of their own.
+    /// Leaves out the model checking, the demo, the instruction counts and the soak, which need builds of their own.
     #[arg(long)]
     quick: bool,
 }
 
 /// Every crate's tests, then the lock-free structures under a model checker, then the whole of it: both processes, the
 /// load generator and real traffic, which passes only if everything is accounted for; and what a message may cost in
-/// instructions, where there is something to count them with. The dissector is among the crates' tests, in `wire`.
+/// instructions, where there is something to count them with, and that nothing is lost over DPDK, where it is. The dissector
+/// is among the crates' tests, in `wire`.
 pub(crate) fn run(args: &Args) -> Result<()> {
     if !args.quick {
         demo::run(&demo::Args { yes: true, json: true })?;
@@ -21,6 +22,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             println!("capture: {}", capture::round_trip(None)?);
         }
         bench::compare_instructions()?;
+        bench::soak_dpdk()?;
         // Loom replaces the atomics, so these are builds of their own; in release, or the search takes minutes.
         for package in ["tachyon-driver-mem", "tachyon-segment"] {
             let words = ["test", "--locked", "--release", "--target-dir", "target/loom", "-p", package, "--lib"];
@@ -40,7 +42,8 @@ fn features() -> Vec<&'static str> {
         (true, true) => vec!["--all-features"],
         (dpdk, hwloc) => {
             println!("not tested: {}", if dpdk { "hwloc" } else { "DPDK (apt-get install libdpdk-dev libclang-dev)" });
-            let without = ["--exclude", "tachyon-driver-dpdk-sys", "--exclude", "tachyon-driver-dpdk"];
+            let dpdk = ["tachyon-driver-dpdk-sys", "tachyon-driver-dpdk", "tachyon-bench-dpdk"];
+            let without = dpdk.map(|package| ["--exclude", package]).concat();
             let with = ["--features", "tachyon-node/hwloc"];
             [without.as_slice(), if hwloc { &with } else { &[] }].concat()
         }

@@ -58,8 +58,10 @@ struct Args {
 /// A part of the rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// Plain forwarding beside testpmd.
+    /// Plain forwarding beside testpmd over net_null and net_ring.
     Io,
+    /// The same over net_memif.
+    Memif,
     /// The traits that the engine uses, without an engine.
     Hot,
     /// Polls in which nothing arrives.
@@ -141,8 +143,11 @@ fn measure(part: Part, bench: &Bench, done: &mut dyn FnMut(Value)) -> Result<(),
                     done(forward::row(bench, kind, burst, 64)?);
                 }
             }
-            done(forward::row(bench, Kind::Memif, 32, 64)?);
-            done(forward::row(bench, Kind::Memif, 32, 1_514)?);
+        }
+        Part::Memif => {
+            for packet_bytes in [64, 1_514] {
+                done(forward::row(bench, Kind::Memif, 32, packet_bytes)?);
+            }
         }
         Part::Hot => {
             for frame_bytes in [64, 1_472] {

@@ -650,8 +650,8 @@ impl Egress<'_> {
             {
                 self.pending.push(item);
             }
-            let offered: ArrayVec<u32, { tachyon_driver_api::BURST_MAX }> =
-                self.pending.iter().map(|item| item.token).collect();
+            let mut offered: ArrayVec<u32, { tachyon_driver_api::BURST_MAX }> = ArrayVec::new();
+            offered.extend(self.pending.iter().map(|item| item.token)); // collected, it would be copied whole
             let taken = if offered.is_empty() { 0 } else { queue.tx_burst(&mut self.pending) };
             for token in &offered[..taken] {
                 let flight = &self.in_flight[*token as usize];

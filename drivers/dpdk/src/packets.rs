@@ -27,6 +27,12 @@ impl Packet {
         self.0
     }
 
+    /// The descriptor, for as long as the packet is not given away.
+    #[inline(always)]
+    pub(crate) const fn descriptor(&self) -> NonNull<rte_mbuf> {
+        self.0
+    }
+
     /// Gives it back to its pool.
     pub fn free(self) {
         // SAFETY: owned, so it is freed once.
