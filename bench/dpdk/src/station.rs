@@ -6,10 +6,10 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
-use tachyon_driver_api::{CompletionBatch, Pool, Port, RxBatch, RxQueue, Transmit, TxBatch, TxQueue};
+use tachyon_driver_api::{CompletionBatch, Pool, Port, PortState, Ports, RxBatch, RxQueue, Transmit, TxBatch, TxQueue};
 use tachyon_driver_arena::{Arena, ArenaConfig, Pages};
 use tachyon_driver_dpdk::{
-    Device, DpdkConfig, DpdkPorts, DpdkQueue, Eal, EalConfig, HEADROOM_BYTES, PortConfig, PortState, RawQueue,
+    Device, DpdkConfig, DpdkPorts, DpdkQueue, Eal, EalConfig, HEADROOM_BYTES, PortConfig, RawQueue, Region,
     ether::{Mac, Network},
 };
 use tachyon_wire::Endpoint;
@@ -85,12 +85,13 @@ impl Station {
             shards: vec![shards.clone()],
             receive_descriptors: DESCRIPTORS,
             transmit_descriptors: DESCRIPTORS,
-            regions: vec![(base.as_ptr().expose_provenance(), bytes, arena.page_bytes())],
         };
         let mut ports = DpdkPorts::with(eal, config).map_err(|error| error.0)?;
+        let region = Region { base: base.as_ptr().expose_provenance(), bytes, page_bytes: arena.page_bytes() };
+        ports.add_region(region).map_err(|error| error.0)?;
         let mut seat = ports.seat(0).ok_or("the worker's seat is taken")?;
         let queue = seat.open(&shards, &mut pool).map_err(|error| error.0)?;
-        ports.start().map_err(|error| error.0)?;
+        ports.start_all().map_err(|error| error.0)?;
         Ok(Self { ports, queue: Some(queue), pool, _arena: arena, started: Instant::now() })
     }
 
@@ -98,7 +99,7 @@ impl Station {
     pub(crate) fn is_up(&mut self) -> bool {
         let now = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(0) + 1_000_000_000;
         self.ports.tick(now);
-        let up = self.ports.rows().iter().all(|row| row.state == PortState::Ready);
+        let up = self.ports.reports().iter().all(|row| row.state == PortState::Ready);
         let (queue, pool) = self.parts();
         queue.rx_burst(pool, &mut RxBatch::new());
         up
