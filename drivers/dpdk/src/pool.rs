@@ -199,6 +199,28 @@ impl ArenaPool {
         done
     }
 
+    /// A buffer of this pool with a packet that a device received into memory of its own; that packet goes back. `None` if there
+    /// is no buffer, and then the packet is gone.
+    #[cold]
+    pub(crate) fn copy_in(&mut self, from: NonNull<rte_mbuf>) -> Option<NonNull<rte_mbuf>> {
+        let to = self.take();
+        // SAFETY: both descriptors are ours; as many bytes are copied as both have room for.
+        unsafe {
+            if let Some(to) = to {
+                let (to, from) = (to.as_ptr(), from.as_ptr());
+                let start = sys::RTE_PKTMBUF_HEADROOM as u16;
+                let len = mbuf::data_len(from).min(mbuf::buf_len(to) - start);
+                let bytes = mbuf::buf_addr(from).add(usize::from(mbuf::data_off(from)));
+                ptr::copy_nonoverlapping(bytes, mbuf::buf_addr(to).add(usize::from(start)), usize::from(len));
+                mbuf::set_data_off(to, start);
+                mbuf::set_data_len(to, len);
+                mbuf::set_ol_flags(to, mbuf::ol_flags(from));
+            }
+            Packet::own(from).free();
+        }
+        to
+    }
+
     /// A packet of the buffer's own descriptor: `len` bytes that start `offset` bytes into it, or before it if negative.
     ///
     /// # Safety
@@ -270,7 +292,8 @@ const fn index_of(distance: u64, reciprocal: u64) -> u32 {
     ((distance as u128 * reciprocal as u128) >> 48) as u32
 }
 
-/// The headers of packets, and descriptors for pieces of a buffer: small ones in DPDK's own memory.
+/// Packets in DPDK's own memory: headers and descriptors for pieces of a buffer, or whole packets for a device that takes
+/// no other memory.
 #[derive(Debug)]
 pub(crate) struct SmallPool(NonNull<rte_mempool>);
 
@@ -278,9 +301,9 @@ pub(crate) struct SmallPool(NonNull<rte_mempool>);
 unsafe impl Send for SmallPool {}
 
 impl SmallPool {
-    pub(crate) fn new(_: Eal, name: &str, count: u32, socket: i32) -> Result<Self, PortError> {
+    pub(crate) fn new(_: Eal, name: &str, count: u32, bytes: u32, socket: i32) -> Result<Self, PortError> {
         let name = c_name(name)?;
-        let room = (sys::RTE_PKTMBUF_HEADROOM + 128) as u16; // headers of 66 bytes behind the usual headroom
+        let room = (sys::RTE_PKTMBUF_HEADROOM + bytes) as u16;
         // SAFETY: the name is a C string; the rest are numbers.
         let pool = unsafe { sys::rte_pktmbuf_pool_create(name.as_ptr(), count, CACHE.min(count / 2), 0, room, socket) };
         NonNull::new(pool).map(Self).ok_or_else(|| refused(&name))
@@ -291,6 +314,10 @@ impl SmallPool {
     pub(crate) fn take(&mut self) -> Option<NonNull<rte_mbuf>> {
         // SAFETY: the pool lives as long as `self`.
         NonNull::new(unsafe { sys::rte_pktmbuf_alloc(self.0.as_ptr()) })
+    }
+
+    pub(crate) const fn as_ptr(&self) -> *mut rte_mempool {
+        self.0.as_ptr()
     }
 
     pub(crate) fn available(&self) -> usize {

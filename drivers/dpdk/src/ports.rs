@@ -33,6 +33,12 @@ const NEIGHBOURS: usize = 8_192;
 const LOOK_NS: u64 = 100_000_000;
 /// Headers in memory of their own that one worker has on their way.
 const SMALL: u32 = 2_047;
+/// Room of each: 66 bytes of headers, or an answer to a neighbour, in whole lines.
+const SMALL_BYTES: u32 = 128;
+/// Packets in DPDK's own memory, at least: the AF_XDP driver puts 2,048 into its fill ring at once.
+const PLAIN: u32 = 4_095;
+/// Room of a packet in DPDK's own memory: MTU 1500 and then some. DPDK's usual size, which AF_XDP takes.
+const PLAIN_BYTES: u32 = 2_048;
 /// Bytes that a frame has around it in a packet at its longest: Ethernet 14, VLAN 4, IPv6 40, UDP 8; IPv4's are 20 less.
 const V4_BYTES: u32 = 28;
 
@@ -143,7 +149,16 @@ struct PortDesk {
 }
 
 /// The pools that workers made, for queues that are set up later. Workers own them; here they are only named to DPDK.
-type Pools = Arc<Vec<AtomicPtr<rte_mempool>>>;
+type Pools = Arc<Vec<WorkerPools>>;
+
+/// One worker's pools.
+#[derive(Debug, Default)]
+struct WorkerPools {
+    /// Its buffers.
+    arena: AtomicPtr<rte_mempool>,
+    /// For devices that take no memory but their own; null without such.
+    plain: AtomicPtr<rte_mempool>,
+}
 
 /// See the module.
 pub struct DpdkPorts {
@@ -194,7 +209,7 @@ impl DpdkPorts {
             owners: config.owners(),
             desks: Vec::new(),
             shared: Shared::new(workers),
-            pools: Arc::new((0..workers).map(|_| AtomicPtr::default()).collect()),
+            pools: Arc::new((0..workers).map(|_| WorkerPools::default()).collect()),
             regions: Vec::new(),
             responder: Responder::new(Vec::new(), &[]),
             wires,
@@ -320,7 +335,8 @@ impl DpdkPorts {
     fn start_device(&mut self, index: usize) -> Result<(), PortError> {
         let desk = &mut self.desks[index];
         let Some(opened) = &mut desk.opened else { return Ok(()) };
-        for (queue, pool) in (0u16..).zip(self.pools.iter()) {
+        for (queue, pools) in (0u16..).zip(self.pools.iter()) {
+            let pool = if copies(&desk.config.device) { &pools.plain } else { &pools.arena };
             opened.set_up(queue, pool.load(Ordering::Acquire))?;
         }
         match opened.start(families(&desk.config), &self.owners) {
@@ -499,6 +515,7 @@ struct SeenPort {
     interface: Interface,
     udp_checksum: bool,
     pieces: bool,
+    copies: bool,
 }
 
 impl PortDesk {
@@ -506,7 +523,12 @@ impl PortDesk {
         let abilities = self.opened.as_ref().map(|opened| opened.abilities).unwrap_or_default();
         // What receives a ring's packets takes them in pieces as they are, and software devices copy all pieces.
         let pieces = abilities.pieces || !matches!(self.config.device, Device::Pci(_) | Device::AfXdp(_));
-        SeenPort { interface: self.interface.clone(), udp_checksum: abilities.udp_checksum, pieces }
+        SeenPort {
+            interface: self.interface.clone(),
+            udp_checksum: abilities.udp_checksum,
+            pieces,
+            copies: copies(&self.config.device),
+        }
     }
 }
 
@@ -529,15 +551,25 @@ impl Port for DpdkSeat {
         // Each with a name of its own, also over the life of several queues.
         let unique = SERIAL.fetch_add(1, Ordering::Relaxed);
         let mut arena_pool = ArenaPool::new(self.eal, &format!("arena-{unique}"), pool, self.socket)?;
-        let small = SmallPool::new(self.eal, &format!("small-{unique}"), SMALL, self.socket)?;
+        let small = SmallPool::new(self.eal, &format!("small-{unique}"), SMALL, SMALL_BYTES, self.socket)?;
         arena_pool.withdraw(total)?;
         let given = arena_pool.refill_all(pool, held);
-        self.pools[usize::from(self.worker)].store(arena_pool.as_ptr(), Ordering::Release);
+        let pools = &self.pools[usize::from(self.worker)];
+        pools.arena.store(arena_pool.as_ptr(), Ordering::Release);
+        let plain = if self.ports.iter().any(|port| port.copies) {
+            let count = u32::try_from(held).unwrap_or(u32::MAX).max(PLAIN);
+            let plain = SmallPool::new(self.eal, &format!("plain-{unique}"), count, PLAIN_BYTES, self.socket)?;
+            pools.plain.store(plain.as_ptr(), Ordering::Release);
+            Some(plain)
+        } else {
+            None
+        };
         Ok(DpdkQueue {
             worker: self.worker,
             ports: self.ports.iter().map(|port| port.queue(self.worker)).collect(),
             pool: arena_pool,
             small,
+            plain,
             neighbours: Neighbours::new(NEIGHBOURS),
             shared: Arc::clone(&self.shared),
             wires,
@@ -578,6 +610,7 @@ impl SeenPort {
             interface: self.interface.clone(),
             checksum: if self.udp_checksum { UdpChecksum::Device } else { UdpChecksum::None },
             pieces: self.pieces,
+            copies: self.copies,
             out: Out::default(),
         }
     }
@@ -591,6 +624,11 @@ fn families(config: &PortConfig) -> Families {
 /// Whether it is the side of a shared memory that has to ask for it.
 const fn is_client(device: &Device) -> bool {
     matches!(device, Device::Memif { server: false, .. })
+}
+
+/// Whether its driver finds memory by the descriptor's place in DPDK's own pool, so that the arena's cannot be given to it.
+const fn copies(device: &Device) -> bool {
+    matches!(device, Device::AfXdp(_))
 }
 
 /// The address of a software device that is not given one: locally administered, and different for each port of a node.

@@ -48,6 +48,8 @@ pub(crate) struct PortQueue {
     pub(crate) checksum: UdpChecksum,
     /// Its device takes packets in pieces.
     pub(crate) pieces: bool,
+    /// Its device takes no memory but its own, so packets are copied both ways.
+    pub(crate) copies: bool,
     pub(crate) out: Out,
 }
 
@@ -70,6 +72,8 @@ pub struct DpdkQueue {
     pub(crate) ports: ArrayVec<PortQueue, PORTS_MAX>,
     pub(crate) pool: ArenaPool,
     pub(crate) small: SmallPool,
+    /// Packets for devices that take no other memory.
+    pub(crate) plain: Option<SmallPool>,
     pub(crate) neighbours: Neighbours,
     pub(crate) shared: Arc<Shared>,
     pub(crate) wires: WorkerWires,
@@ -107,7 +111,17 @@ impl DpdkQueue {
         for packet in &packets {
             let m = packet.descriptor();
             // SAFETY: the device gave the packet to us, and its bytes stay as they are until the buffer is given away.
-            let (bytes, flags, pieces) = unsafe { (data(m), mbuf::ol_flags(m.as_ptr()), mbuf::nb_segs(m.as_ptr())) };
+            let pieces = unsafe { mbuf::nb_segs(m.as_ptr()) };
+            let m = if port.copies {
+                match self.pool.copy_in(m) {
+                    Some(m) => m,
+                    None => continue, // the pool ran dry, which `replace` counts
+                }
+            } else {
+                m
+            };
+            // SAFETY: as above.
+            let (bytes, flags) = unsafe { (data(m), mbuf::ol_flags(m.as_ptr())) };
             let pool = &self.pool;
             let found = if pieces != 1 {
                 Err(Foreign::MultiSegment)
@@ -146,7 +160,7 @@ impl DpdkQueue {
     /// Makes packets of an item; false if they find no room now, and then nothing happened.
     #[inline]
     fn stage(&mut self, item: &Transmit) -> bool {
-        let Self { pool, small, neighbours, ports, shared, done, .. } = self;
+        let Self { pool, small, plain, neighbours, ports, shared, done, .. } = self;
         let Some(m) = pool.descriptor(&item.buffer) else { return self.refuse_strange(item) };
         let frames = count_frames(item);
         let end = u64::from(item.offset) + u64::from(item.len);
@@ -162,12 +176,12 @@ impl DpdkQueue {
             return false;
         }
         let source_port = self.base_port.wrapping_add(item.shard);
-        if frames == 1 && item.offset == 0 {
+        if frames == 1 && item.offset == 0 && !port.copies {
             let packet = one_piece(pool, m, item, hop, source_port, port.checksum);
             port.out.packets.push(packet);
             port.out.tokens.push(Some(item.token));
         } else {
-            match (Pieces { pool, small, port, hop, source_port }).stage(m, item, frames) {
+            match (Pieces { pool, small, plain, port, hop, source_port }).stage(m, item, frames) {
                 Ok(copied) if copied => shared.count_copied(self.worker),
                 Ok(_) => {}
                 Err(NoRoom) => return false,
@@ -439,6 +453,7 @@ struct NoRoom;
 struct Pieces<'q> {
     pool: &'q mut ArenaPool,
     small: &'q mut SmallPool,
+    plain: &'q mut Option<SmallPool>,
     port: &'q mut PortQueue,
     hop: &'q Hop,
     source_port: u16,
@@ -449,12 +464,17 @@ impl Pieces<'_> {
     /// none; says whether they were copied because the device takes one piece only.
     #[cold]
     fn stage(mut self, m: NonNull<rte_mbuf>, item: &Transmit, frames: usize) -> Result<bool, NoRoom> {
-        let copied = !self.port.pieces;
+        let copied = !self.port.pieces || self.port.copies;
         // A frame alone in its buffer is described by the buffer's own descriptor; several need one each.
         let needed = if copied || frames == 1 { frames } else { 2 * frames };
         let mut taken: ArrayVec<NonNull<rte_mbuf>, { 2 * BURST_MAX }> = ArrayVec::new();
         while taken.len() < needed {
-            let Some(one) = (if copied { self.pool.take() } else { self.small.take() }) else {
+            let one = match self.plain {
+                Some(plain) if self.port.copies => plain.take(),
+                _ if copied => self.pool.take(),
+                _ => self.small.take(),
+            };
+            let Some(one) = one else {
                 // SAFETY: taken here, used by nobody.
                 taken.into_iter().for_each(|m| unsafe { Packet::own(m).free() });
                 return Err(NoRoom);
@@ -470,7 +490,9 @@ impl Pieces<'_> {
             let len = item.stride.min(item.offset + item.len - at);
             let last = frame + 1 == frames;
             let Some(head) = taken.pop() else { break }; // counted above
-            let packet = if copied {
+            let packet = if self.port.copies {
+                self.copy_out(head, item, at, len)
+            } else if copied {
                 self.copy(head, item, at, len)
             } else {
                 self.chain(head, taken.pop_at(0), m, item, at, len)
@@ -514,6 +536,32 @@ impl Pieces<'_> {
             mbuf::set_nb_segs(first.as_ptr(), 2);
             mbuf::set_pkt_len(first.as_ptr(), self.hop.header_bytes() as u32 + len);
             Packet::own(first)
+        }
+    }
+
+    /// Headers and frame in memory of the device's own.
+    fn copy_out(&self, to: NonNull<rte_mbuf>, item: &Transmit, at: u32, len: u32) -> Packet {
+        let payload = &item.buffer.bytes()[at as usize..(at + len) as usize];
+        let header_bytes = self.hop.header_bytes();
+        let m = to.as_ptr();
+        // SAFETY: the descriptor is ours with its own memory, and what is written ends where that does.
+        unsafe {
+            let room = usize::from(mbuf::buf_len(m)) - usize::from(mbuf::data_off(m));
+            let start = mbuf::buf_addr(m).add(usize::from(mbuf::data_off(m)));
+            let bytes = core::slice::from_raw_parts_mut(start, room);
+            let len = payload.len().min(room - header_bytes);
+            self.hop.write(
+                &mut bytes[..header_bytes],
+                self.source_port,
+                item.destination.port.get(),
+                &payload[..len],
+                self.port.checksum,
+            );
+            bytes[header_bytes..header_bytes + len].copy_from_slice(&payload[..len]);
+            mbuf::set_data_len(m, (header_bytes + len) as u16);
+            mbuf::set_pkt_len(m, (header_bytes + len) as u32);
+            mbuf::set_ol_flags(m, 0);
+            Packet::own(to)
         }
     }
 

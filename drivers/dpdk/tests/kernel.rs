@@ -115,8 +115,13 @@ impl Drop for Cable {
 
 /// Frames there and back over both families; neither side is told where the other is.
 fn there_and_back(tag: &str, vlan: Option<u16>) {
+    there_and_back_over(Device::AfPacket, tag, vlan);
+}
+
+fn there_and_back_over(device: fn(String) -> Device, tag: &str, vlan: Option<u16>) {
     let Some(cable) = Cable::new(tag, vlan) else { return };
-    let mut us = Station::open(vec![cable.port(vlan)], &[0, 1, 2], BASE_PORT);
+    let port = PortConfig { device: device(cable.here.clone()), ..cable.port(vlan) };
+    let mut us = Station::open(vec![port], &[0, 1, 2], BASE_PORT);
     us.until("the link is up", |us| us.state(0) == PortState::Ready);
     us.receive();
     for (to, from) in
@@ -157,6 +162,11 @@ fn there_and_back(tag: &str, vlan: Option<u16>) {
 #[test]
 fn the_kernel_finds_us_and_takes_what_we_send() {
     there_and_back("plain", None);
+}
+
+#[test]
+fn the_kernel_finds_us_behind_xdp_sockets() {
+    there_and_back_over(Device::AfXdp, "xdp", None);
 }
 
 #[test]
