@@ -24,7 +24,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_(find_next)",
     "rte_flow_(create|destroy|flush|validate)",
     "rte_eth_from_rings",
-    "rte_ring_(create|free|count)",
+    "rte_ring_(create|lookup|count)",
     "tachyon_.*",
 ];
 

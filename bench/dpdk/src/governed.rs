@@ -117,8 +117,13 @@ pub(crate) struct Both {
 impl Both {
     pub(crate) fn open(eal: Eal, case: &Case, seed: u64) -> Result<Self, String> {
         let socket = station::socket();
-        let mut station = Node::station(eal, station::memif(&socket, 0), case)?;
-        let mut generator = Generator::open(eal, station::memif(&socket, 1), case, seed)?;
+        Self::over([0, 1].map(|number| station::memif(&socket, number)), eal, case, seed)
+    }
+
+    /// The same over any two devices that are connected.
+    pub(crate) fn over([ours, theirs]: [Device; 2], eal: Eal, case: &Case, seed: u64) -> Result<Self, String> {
+        let mut station = Node::station(eal, ours, case)?;
+        let mut generator = Generator::open(eal, theirs, case, seed)?;
         connect(&mut [&mut station, &mut generator.station])?;
         Ok(Self { node: Node::over(station, case), generator })
     }

@@ -3,13 +3,14 @@
 use crate::governed::Both;
 use serde_json::{Value, json};
 use std::time::Instant;
-use tachyon_driver_dpdk::Eal;
+use tachyon_driver_dpdk::{Device, Eal};
 use tachyon_micro::case::Case;
 
 /// Sends `frames` frames through a governed worker.
 pub(crate) fn run(eal: Eal, frames: u64, messages: usize, seed: u64) -> Result<Value, String> {
     let case = Case { messages, ..Case::BASE };
-    let mut both = Both::open(eal, &case, seed)?;
+    let cable = |far| Device::Crossed { cable: "soak".to_owned(), far };
+    let mut both = Both::over([cable(false), cable(true)], eal, &case, seed)?;
     let counts = both.node.pool_count();
     let begun = Instant::now();
     let mut sent = 0;
@@ -26,7 +27,7 @@ pub(crate) fn run(eal: Eal, frames: u64, messages: usize, seed: u64) -> Result<V
         return Err(format!("DPDK's pools held {counts:?} descriptors before and {after:?} after"));
     }
     Ok(json!({
-        "row": "soak", "vdev": "net_memif", "frames": sent, "messages": sent * messages as u64, "egress_frames": egress,
+        "row": "soak", "vdev": "net_ring", "frames": sent, "messages": sent * messages as u64, "egress_frames": egress,
         "unaccounted": 0, "missing_buffers": 0, "seconds": seconds,
     }))
 }

@@ -62,6 +62,14 @@ pub enum Device {
     },
     /// What is sent comes back.
     Ring,
+    /// One of two ports of this process that are connected: what one sends the other receives, in the sender's memory, from
+    /// where it is copied. For one worker each.
+    Crossed {
+        /// What both ends are called; unique in the process.
+        cable: String,
+        /// Which end this is.
+        far: bool,
+    },
     /// Rings in memory that another process shares.
     Memif {
         /// The Unix socket over which both sides meet.
@@ -96,7 +104,7 @@ impl Device {
         match self {
             Self::Pci(_) => "pci",
             Self::Null { .. } => "net_null",
-            Self::Ring => "net_ring",
+            Self::Ring | Self::Crossed { .. } => "net_ring",
             Self::Memif { .. } => "net_memif",
             Self::AfPacket(_) => "net_af_packet",
             Self::AfXdp(_) => "net_af_xdp",
@@ -114,6 +122,10 @@ impl Device {
                 (format!("net_null{serial}"), format!("size={packet_bytes},copy=0,no-rx={no_rx}"))
             }
             Self::Ring => (format!("net_ring{serial}"), String::new()),
+            Self::Crossed { cable, .. } if plain(cable) && cable.len() <= CABLE_BYTES_MAX => {
+                (format!("crossed{serial}"), String::new())
+            }
+            Self::Crossed { cable, .. } => return Err(PortError(format!("\"{cable}\" is no name for a cable"))),
             Self::Memif { socket, id, server } => {
                 let role = if *server { "server" } else { "client" };
                 let socket = plain_path(socket)?;
@@ -170,6 +182,7 @@ impl Device {
         match self {
             Self::Pci(address) => address.to_string(),
             Self::Null { .. } | Self::Ring => self.driver().to_owned(),
+            Self::Crossed { cable, far } => format!("{} end of {cable}", if *far { "far" } else { "near" }),
             Self::Memif { socket, id, .. } => format!("memif {id} at {}", socket.display()),
             Self::AfPacket(interface) | Self::AfXdp(interface) => format!("{} {interface}", self.driver()),
             Self::Pcap { read, write } => {
@@ -183,6 +196,8 @@ impl Device {
     }
 }
 
+/// Longest name of a cable: DPDK gives a ring's name 25 bytes, with what is put around it.
+const CABLE_BYTES_MAX: usize = 12;
 /// Bytes of a memif's slots: a frame of MTU 1500 in one piece, and a power of two as DPDK's default is.
 const MEMIF_BYTES: u32 = 2_048;
 

@@ -11,6 +11,7 @@ use core::{
     mem, ptr,
     sync::atomic::{AtomicU32, Ordering},
 };
+use std::ffi::CString;
 use tachyon_driver_api::PortError;
 use tachyon_driver_dpdk_sys as sys;
 use tachyon_driver_ether::Mac;
@@ -44,7 +45,7 @@ pub(crate) struct Opened {
     pub(crate) steering: String,
     pub(crate) running: bool,
     /// Made by name, so removed by name.
-    name: std::ffi::CString,
+    name: CString,
     software: bool,
 }
 
@@ -69,19 +70,20 @@ impl Opened {
             let said = if said.is_empty() { String::new() } else { format!(" ({said})") };
             PortError(format!("{}: {what}: {why}{said}{}", device.title(), hint(device)))
         };
-        if software {
-            // SAFETY: two C strings.
-            let result = unsafe { sys::rte_vdev_init(name.as_ptr(), arguments.as_ptr()) };
-            if result != 0 {
-                return Err(fail("cannot be made", error_of(result)));
+        let number = match device {
+            Device::Crossed { cable, far } => crossed(&name, cable, *far).map_err(|why| fail("cannot be made", why))?,
+            _ => {
+                let mut result = 0;
+                if software {
+                    // SAFETY: two C strings.
+                    result = unsafe { sys::rte_vdev_init(name.as_ptr(), arguments.as_ptr()) };
+                }
+                if result != 0 {
+                    return Err(fail("cannot be made", error_of(result)));
+                }
+                number_of(&name).ok_or_else(|| fail("DPDK does not have it", "no driver took it".to_owned()))?
             }
-        }
-        let mut number = 0;
-        // SAFETY: a C string in, a number out.
-        let result = unsafe { sys::rte_eth_dev_get_port_by_name(name.as_ptr(), &raw mut number) };
-        if result != 0 {
-            return Err(fail("DPDK does not have it", "no driver took it".to_owned()));
-        }
+        };
         let mut opened = Self {
             number,
             mac: [0; 6],
@@ -320,6 +322,38 @@ impl Opened {
             last_error()
         )))
     }
+}
+
+fn number_of(name: &CStr) -> Option<u16> {
+    let mut number = 0;
+    // SAFETY: a C string in, a number out.
+    let result = unsafe { sys::rte_eth_dev_get_port_by_name(name.as_ptr(), &raw mut number) };
+    (result == 0).then_some(number)
+}
+
+/// Packets that each direction of a cable holds.
+const CABLE_PACKETS: u32 = 1_024;
+
+/// Makes one end of a cable between two ports of this process. Its two rings are made with the first end and stay.
+fn crossed(name: &CStr, cable: &str, far: bool) -> Result<u16, String> {
+    let ring = |direction: &str| {
+        let name = CString::new(format!("{cable}-{direction}")).map_err(|error| error.to_string())?;
+        // SAFETY: a C string and numbers; one thread opens devices at a time.
+        let ring = unsafe {
+            match sys::rte_ring_lookup(name.as_ptr()) {
+                ring if ring.is_null() => sys::rte_ring_create(name.as_ptr(), CABLE_PACKETS, -1, 0),
+                ring => ring,
+            }
+        };
+        if ring.is_null() { Err(last_error()) } else { Ok(ring) }
+    };
+    let (mut out, mut back) = (ring("there")?, ring("back")?);
+    if far {
+        mem::swap(&mut out, &mut back);
+    }
+    // SAFETY: one ring each way, which stay; the name is a C string that DPDK copies.
+    let number = unsafe { sys::rte_eth_from_rings(name.as_ptr(), &raw mut back, 1, &raw mut out, 1, 0) };
+    u16::try_from(number).map_err(|_| last_error())
 }
 
 fn sys_errno() -> i32 {

@@ -336,7 +336,7 @@ impl DpdkPorts {
         let desk = &mut self.desks[index];
         let Some(opened) = &mut desk.opened else { return Ok(()) };
         for (queue, pools) in (0u16..).zip(self.pools.iter()) {
-            let pool = if copies(&desk.config.device) { &pools.plain } else { &pools.arena };
+            let pool = if keeps_to_itself(&desk.config.device) { &pools.plain } else { &pools.arena };
             opened.set_up(queue, pool.load(Ordering::Acquire))?;
         }
         match opened.start(families(&desk.config), &self.owners) {
@@ -515,7 +515,8 @@ struct SeenPort {
     interface: Interface,
     udp_checksum: bool,
     pieces: bool,
-    copies: bool,
+    copies_in: bool,
+    copies_out: bool,
 }
 
 impl PortDesk {
@@ -527,7 +528,9 @@ impl PortDesk {
             interface: self.interface.clone(),
             udp_checksum: abilities.udp_checksum,
             pieces,
-            copies: copies(&self.config.device),
+            // At the end of a cable memory is the sender's.
+            copies_in: keeps_to_itself(&self.config.device) || matches!(self.config.device, Device::Crossed { .. }),
+            copies_out: keeps_to_itself(&self.config.device),
         }
     }
 }
@@ -556,7 +559,7 @@ impl Port for DpdkSeat {
         let given = arena_pool.refill_all(pool, held);
         let pools = &self.pools[usize::from(self.worker)];
         pools.arena.store(arena_pool.as_ptr(), Ordering::Release);
-        let plain = if self.ports.iter().any(|port| port.copies) {
+        let plain = if self.ports.iter().any(|port| port.copies_out) {
             let count = u32::try_from(held).unwrap_or(u32::MAX).max(PLAIN);
             let plain = SmallPool::new(self.eal, &format!("plain-{unique}"), count, PLAIN_BYTES, self.socket)?;
             pools.plain.store(plain.as_ptr(), Ordering::Release);
@@ -610,7 +613,8 @@ impl SeenPort {
             interface: self.interface.clone(),
             checksum: if self.udp_checksum { UdpChecksum::Device } else { UdpChecksum::None },
             pieces: self.pieces,
-            copies: self.copies,
+            copies_in: self.copies_in,
+            copies_out: self.copies_out,
             out: Out::default(),
         }
     }
@@ -627,7 +631,7 @@ const fn is_client(device: &Device) -> bool {
 }
 
 /// Whether its driver finds memory by the descriptor's place in DPDK's own pool, so that the arena's cannot be given to it.
-const fn copies(device: &Device) -> bool {
+const fn keeps_to_itself(device: &Device) -> bool {
     matches!(device, Device::AfXdp(_))
 }
 

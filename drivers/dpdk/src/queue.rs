@@ -48,8 +48,10 @@ pub(crate) struct PortQueue {
     pub(crate) checksum: UdpChecksum,
     /// Its device takes packets in pieces.
     pub(crate) pieces: bool,
-    /// Its device takes no memory but its own, so packets are copied both ways.
-    pub(crate) copies: bool,
+    /// What it receives is in memory that is not the worker's, and is copied from there.
+    pub(crate) copies_in: bool,
+    /// Its device takes no memory but its own, so what is sent is copied there.
+    pub(crate) copies_out: bool,
     pub(crate) out: Out,
 }
 
@@ -112,7 +114,7 @@ impl DpdkQueue {
             let m = packet.descriptor();
             // SAFETY: the device gave the packet to us, and its bytes stay as they are until the buffer is given away.
             let pieces = unsafe { mbuf::nb_segs(m.as_ptr()) };
-            let m = if port.copies {
+            let m = if port.copies_in {
                 match self.pool.copy_in(m) {
                     Some(m) => m,
                     None => continue, // the pool ran dry, which `replace` counts
@@ -176,7 +178,7 @@ impl DpdkQueue {
             return false;
         }
         let source_port = self.base_port.wrapping_add(item.shard);
-        if frames == 1 && item.offset == 0 && !port.copies {
+        if frames == 1 && item.offset == 0 && !port.copies_out {
             let packet = one_piece(pool, m, item, hop, source_port, port.checksum);
             port.out.packets.push(packet);
             port.out.tokens.push(Some(item.token));
@@ -464,13 +466,13 @@ impl Pieces<'_> {
     /// none; says whether they were copied because the device takes one piece only.
     #[cold]
     fn stage(mut self, m: NonNull<rte_mbuf>, item: &Transmit, frames: usize) -> Result<bool, NoRoom> {
-        let copied = !self.port.pieces || self.port.copies;
+        let copied = !self.port.pieces || self.port.copies_out;
         // A frame alone in its buffer is described by the buffer's own descriptor; several need one each.
         let needed = if copied || frames == 1 { frames } else { 2 * frames };
         let mut taken: ArrayVec<NonNull<rte_mbuf>, { 2 * BURST_MAX }> = ArrayVec::new();
         while taken.len() < needed {
             let one = match self.plain {
-                Some(plain) if self.port.copies => plain.take(),
+                Some(plain) if self.port.copies_out => plain.take(),
                 _ if copied => self.pool.take(),
                 _ => self.small.take(),
             };
@@ -490,7 +492,7 @@ impl Pieces<'_> {
             let len = item.stride.min(item.offset + item.len - at);
             let last = frame + 1 == frames;
             let Some(head) = taken.pop() else { break }; // counted above
-            let packet = if self.port.copies {
+            let packet = if self.port.copies_out {
                 self.copy_out(head, item, at, len)
             } else if copied {
                 self.copy(head, item, at, len)

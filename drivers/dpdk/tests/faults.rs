@@ -294,3 +294,45 @@ fn a_second_server_at_one_socket_gets_a_clear_error() {
     let error = Station::try_open(vec![port("none", nowhere, PEER, PEER_MAC, &[])], &[0]).unwrap_err();
     assert!(error.0.contains("`ip link` lists interfaces"), "{error}");
 }
+
+#[test]
+fn two_ports_of_one_process_are_connected_by_a_cable() {
+    let _alone = alone();
+    let end = |far| Device::Crossed { cable: "cable".into(), far };
+    let mut us = Station::open(vec![port("us", end(false), US, OUR_MAC, &[(PEER, PEER_MAC)])], &[0], BASE_PORT);
+    let mut peer = Station::open(vec![port("peer", end(true), PEER, PEER_MAC, &[(US, OUR_MAC)])], &[0], 5_000);
+    us.tick();
+    peer.tick();
+    us.receive();
+    peer.receive();
+    let frames: Vec<Vec<u8>> = (1..=23_u8).map(|lines| vec![lines; usize::from(lines) * 64]).collect();
+    for frame in &frames {
+        us.send(0, Endpoint::v4(PEER, 5_000), &[frame]);
+        peer.send(0, Endpoint::v4(US, BASE_PORT), &[frame]);
+        for station in [&mut us, &mut peer] {
+            let mut received = Vec::new();
+            station.until("the frame arrives", |station| {
+                received.extend(station.receive());
+                !received.is_empty()
+            });
+            let Received { buffer, offset, len, .. } = received.remove(0);
+            assert_eq!(&buffer.bytes()[offset as usize..(offset + len) as usize], frame.as_slice());
+            station.pool.put(buffer);
+        }
+    }
+}
+
+#[test]
+fn a_frame_of_mtu_9000_fits_a_larger_buffer_in_one_piece() {
+    let _alone = alone();
+    let path = capture("jumbo", &[good(&[8; 8_960])]);
+    let config = tachyon_driver_dpdk::PortConfig { mtu: 9_000, ..port("us", pcap(&path), US, OUR_MAC, &[]) };
+    let mut us = Station::open_with(vec![config], &[0], BASE_PORT, 9_152, BUFFERS);
+    us.until("the frame arrives", |us| {
+        let received = us.receive();
+        let found = received.iter().any(|received| received.len == 8_960);
+        received.into_iter().for_each(|received| us.pool.put(received.buffer));
+        found
+    });
+    fs::remove_file(path).unwrap();
+}
