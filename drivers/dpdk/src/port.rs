@@ -41,6 +41,8 @@ pub(crate) struct Opened {
     /// Entries of its table from hash to queue.
     table: u16,
     steered_by_hash: bool,
+    /// DPDK copies a device's configuration, but of the key only where it lies, and drivers read it with every start.
+    key: Vec<u8>,
     /// How packets find their worker, in words.
     pub(crate) steering: String,
     pub(crate) running: bool,
@@ -93,6 +95,7 @@ impl Opened {
             transmit_descriptors: settings.transmit_descriptors,
             table: 0,
             steered_by_hash: false,
+            key: steer::key(settings.families).to_vec(),
             steering: "none".to_owned(),
             running: false,
             name,
@@ -110,15 +113,14 @@ impl Opened {
             if info.max_rx_queues < settings.queues || info.max_tx_queues < settings.queues {
                 return Err(("has fewer queues than there are workers", -libc::ENOSPC));
             }
-            let mut key = steer::key(settings.families);
             let wanted = u64::from(sys::RTE_ETH_RSS_NONFRAG_IPV4_UDP) | u64::from(sys::RTE_ETH_RSS_NONFRAG_IPV6_UDP);
             let hashes = info.flow_type_rss_offloads & wanted;
-            let can_hash = hashes != 0 && usize::from(info.hash_key_size) == key.len() && info.reta_size > 0;
+            let can_hash = hashes != 0 && usize::from(info.hash_key_size) == self.key.len() && info.reta_size > 0;
             let mut config: sys::rte_eth_conf = mem::zeroed();
             if can_hash && settings.queues > 1 {
                 config.rxmode.mq_mode = sys::RTE_ETH_MQ_RX_RSS;
-                config.rx_adv_conf.rss_conf =
-                    sys::rte_eth_rss_conf { rss_key: key.as_mut_ptr(), rss_key_len: key.len() as u8, rss_hf: hashes };
+                let (rss_key, rss_key_len) = (self.key.as_mut_ptr(), self.key.len() as u8);
+                config.rx_adv_conf.rss_conf = sys::rte_eth_rss_conf { rss_key, rss_key_len, rss_hf: hashes };
             }
             let checksums = sys::RTE_ETH_RX_OFFLOAD_IPV4_CKSUM as u64 | sys::RTE_ETH_RX_OFFLOAD_UDP_CKSUM as u64;
             config.rxmode.offloads = info.rx_offload_capa & checksums;
