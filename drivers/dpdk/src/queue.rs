@@ -127,8 +127,6 @@ impl DpdkQueue {
             let pool = &self.pool;
             let found = if pieces != 1 {
                 Err(Foreign::MultiSegment)
-            } else if is_bad(flags) {
-                Err(bad(flags))
             } else {
                 port.receiver.find_then(bytes, checked(flags), |found| {
                     let buffer = pool.buffer(m);
@@ -345,24 +343,14 @@ unsafe fn data<'a>(m: NonNull<rte_mbuf>) -> &'a [u8] {
 
 const IP_MASK: u64 = sys::RTE_MBUF_F_RX_IP_CKSUM_MASK as u64;
 const IP_GOOD: u64 = sys::RTE_MBUF_F_RX_IP_CKSUM_GOOD as u64;
-const IP_BAD: u64 = sys::RTE_MBUF_F_RX_IP_CKSUM_BAD as u64;
 const UDP_MASK: u64 = sys::RTE_MBUF_F_RX_L4_CKSUM_MASK as u64;
 const UDP_GOOD: u64 = sys::RTE_MBUF_F_RX_L4_CKSUM_GOOD as u64;
-const UDP_BAD: u64 = sys::RTE_MBUF_F_RX_L4_CKSUM_BAD as u64;
 
-/// What the device says it verified.
+/// What the device says it verified. Where it says that something is wrong, we look ourselves: a cut packet has no right
+/// checksum either, nor has what is no UDP at all, and each is to be counted as what it is.
 #[inline(always)]
 const fn checked(flags: u64) -> Checked {
     Checked { ip: flags & IP_MASK == IP_GOOD, udp: flags & UDP_MASK == UDP_GOOD }
-}
-
-#[inline(always)]
-const fn is_bad(flags: u64) -> bool {
-    flags & IP_MASK == IP_BAD || flags & UDP_MASK == UDP_BAD
-}
-
-const fn bad(flags: u64) -> Foreign {
-    if flags & IP_MASK == IP_BAD { Foreign::IpChecksum } else { Foreign::UdpChecksum }
 }
 
 /// Counts a packet that is no frame for this node, tells the cold side if it wants an answer, and gives its buffer back.
