@@ -1,8 +1,9 @@
 //! The virtual machine: runs one job and ends, in time.
 //!
 //! A job speaks with the host over a second serial port, line by line: `say KEY VALUE` is kept for whoever ran the job,
-//! `ask link CARD on|off` is done and answered by `done` or by what went wrong, `exit CODE` is the end. The first port is
-//! the console; it only goes to a file, so a message of the kernel cannot land in the middle of a word that counts.
+//! `phase NAME SECONDS` begins a part of it that has its own time limit, `ask link CARD on|off` and `ask remove CARD` are
+//! done and answered by `done` or by what went wrong, `exit CODE` is the end. The first port is the console; it only goes
+//! to a file, so a message of the kernel cannot land in the middle of a word that counts.
 
 use crate::{bed::Bed, initramfs::Archive, qmp::Qmp};
 use anyhow::{Context, Result, bail, ensure};
@@ -37,6 +38,8 @@ pub struct Guest<'a> {
     pub huge_pages: u32,
     /// Pairs of cards with several queues, wired to each other: `nic0` to `nic1`, `nic2` to `nic3`; at most eight pairs.
     pub wires: u32,
+    /// Whether its kernel speaks IPv6, which also means that it speaks on every card without being asked.
+    pub ipv6: bool,
 }
 
 /// How it ended.
@@ -46,12 +49,45 @@ pub struct Outcome {
     pub kernel: String,
     /// The job's exit code.
     pub code: i32,
-    /// What it said: keys and values, in order.
+    /// What it said before its first phase: keys and values, in order.
     pub said: Vec<(String, String)>,
+    /// Its phases, in order; a job need not have any.
+    pub phases: Vec<Phase>,
     /// From the start of the emulator to the first line of the guest's script.
     pub boot: Duration,
     /// From the start of the emulator to its end.
     pub wall: Duration,
+}
+
+/// A part of a job.
+#[derive(Debug)]
+pub struct Phase {
+    /// What the job calls it.
+    pub name: String,
+    /// What it said in it: keys and values, in order.
+    pub said: Vec<(String, String)>,
+    /// How long it took.
+    pub wall: Duration,
+}
+
+/// A phase that goes on.
+struct Current {
+    phase: Phase,
+    began: Instant,
+    limit: Duration,
+}
+
+impl Current {
+    /// Begins what `NAME SECONDS` says.
+    fn begin(words: &str) -> Result<Self> {
+        let (name, seconds) = words.split_once(' ').context("a phase has a name and a limit in seconds")?;
+        let phase = Phase { name: name.to_owned(), said: Vec::new(), wall: Duration::ZERO };
+        Ok(Self { phase, began: Instant::now(), limit: Duration::from_secs(seconds.parse()?) })
+    }
+
+    fn end(self) -> Phase {
+        Phase { wall: self.began.elapsed(), ..self.phase }
+    }
 }
 
 impl Guest<'_> {
@@ -84,7 +120,8 @@ impl Guest<'_> {
         }
         let append = format!(
             "console=ttyS0 quiet loglevel=3 panic=-1 tsc=reliable no_timer_check nokaslr mitigations=off \
-             random.trust_cpu=on ipv6.disable=1 intel_iommu=on iommu=pt hugepagesz=2M hugepages={}",
+             random.trust_cpu=on ipv6.disable={} intel_iommu=on iommu=pt hugepagesz=2M hugepages={}",
+            u8::from(!self.ipv6),
             self.huge_pages
         );
         command
@@ -134,21 +171,23 @@ fn converse(emulator: &mut Emulator, qmp: &Path, began: Instant, limit: Duration
         let lines = BufReader::new(output).lines().map_while(Result::ok);
         lines.map(|line| sender.send(line)).all(|sent| sent.is_ok())
     });
-    let (mut said, mut up, mut code, mut control) = (Vec::new(), None, None, None);
+    let (mut said, mut phases, mut up, mut code, mut control) = (Vec::new(), Vec::new(), None, None, None);
+    let mut current: Option<Current> = None;
     loop {
-        let left = limit.saturating_sub(began.elapsed());
-        let line = match lines.recv_timeout(left) {
+        let line = match lines.recv_timeout(left(began, limit, current.as_ref())) {
             Ok(line) => line,
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
-            Err(mpsc::RecvTimeoutError::Timeout) => bail!("the guest was not done after {limit:?} and was ended"),
+            Err(mpsc::RecvTimeoutError::Timeout) => bail!("{} and was ended", late(limit, current.as_ref())),
         };
         let (word, rest) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
         match word {
             "up" => up = Some((rest.to_owned(), began.elapsed())),
             "say" => {
                 let (key, value) = rest.split_once(' ').unwrap_or((rest, ""));
-                said.push((key.to_owned(), value.to_owned()));
+                let to = current.as_mut().map_or(&mut said, |current| &mut current.phase.said);
+                to.push((key.to_owned(), value.to_owned()));
             }
+            "phase" => phases.extend(current.replace(Current::begin(rest)?).map(Current::end)),
             "ask" => answer(&mut input, perform(&mut control, qmp, rest))?,
             "exit" => code = Some(rest.parse::<i32>().with_context(|| format!("the guest ended with {rest}"))?),
             _ => bail!("the guest said what nobody understands: {line:?}"),
@@ -161,18 +200,46 @@ fn converse(emulator: &mut Emulator, qmp: &Path, began: Instant, limit: Duration
     let expected = 2 * (EXIT_BASE + code) + 1;
     ensure!(status.code() == Some(expected), "the guest said exit {code}, but its emulator ended with {status}");
     let (kernel, boot) = up.context("the guest never said that it was up")?;
-    Ok(Outcome { kernel, code, said, boot, wall: began.elapsed() })
+    phases.extend(current.map(Current::end));
+    Ok(Outcome { kernel, code, said, phases, boot, wall: began.elapsed() })
+}
+
+/// How long the guest may still be silent: the whole job's limit and that of its phase both count.
+fn left(began: Instant, limit: Duration, current: Option<&Current>) -> Duration {
+    let whole = limit.saturating_sub(began.elapsed());
+    current.map_or(whole, |current| whole.min(current.limit.saturating_sub(current.began.elapsed())))
+}
+
+fn late(limit: Duration, current: Option<&Current>) -> String {
+    match current {
+        Some(current) if current.began.elapsed() >= current.limit => {
+            let words: Vec<_> = current.phase.said.iter().map(|(key, value)| format!("{key} {value}")).collect();
+            format!(
+                "phase {} was not over after {:?}, having said [{}],",
+                current.phase.name,
+                current.limit,
+                words.join("; ")
+            )
+        }
+        _ => format!("the guest was not done after {limit:?}"),
+    }
 }
 
 /// Does what the guest asks of the host.
 fn perform(control: &mut Option<Qmp>, path: &Path, asked: &str) -> Result<()> {
     let words: Vec<_> = asked.split(' ').collect();
-    let ["link", card, state @ ("on" | "off")] = words[..] else { bail!("the host cannot do {asked:?}") };
+    if !matches!(words[..], ["link", _, "on" | "off"] | ["remove", _]) {
+        bail!("the host cannot do {asked:?}");
+    }
     let qmp = match control {
         Some(qmp) => qmp,
         None => control.insert(Qmp::connect(path)?),
     };
-    qmp.set_link(card, state == "on")
+    match words[..] {
+        ["link", card, state] => qmp.set_link(card, state == "on"),
+        ["remove", card] => qmp.remove(card),
+        _ => Ok(()), // sorted out above
+    }
 }
 
 fn answer(input: &mut ChildStdin, done: Result<()>) -> Result<()> {
@@ -240,10 +307,26 @@ mod tests {
     }
 
     #[test]
+    fn the_shorter_of_both_limits_counts_and_says_so() {
+        let began = Instant::now();
+        let whole = Duration::from_secs(100);
+        assert!(left(began, whole, None) > Duration::from_secs(50));
+        let over = Current::begin("links 0").unwrap();
+        assert_eq!(left(began, whole, Some(&over)), Duration::ZERO);
+        assert!(
+            late(whole, Some(&over)).starts_with("phase links was not over after 0ns"),
+            "{}",
+            late(whole, Some(&over))
+        );
+        assert_eq!(late(whole, Some(&Current::begin("links 900").unwrap())), "the guest was not done after 100s");
+    }
+
+    #[test]
     fn only_known_things_are_done_for_a_guest() {
         let nowhere = Path::new("/nonexistent");
         let why = |asked| perform(&mut None, nowhere, asked).unwrap_err().to_string();
         assert_eq!(why("link nic0 sideways"), "the host cannot do \"link nic0 sideways\"");
+        assert_eq!(why("remove"), "the host cannot do \"remove\"");
         assert_eq!(why("link nic0 off"), "no emulator listens at /nonexistent");
     }
 }

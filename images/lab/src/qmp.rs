@@ -30,6 +30,11 @@ impl Qmp {
         self.command("set_link", &json!({ "name": card, "up": up }))
     }
 
+    /// Takes a card out of the machine, as one would a card in a hot-plug slot: the guest is asked to let go of it first.
+    pub(crate) fn remove(&mut self, card: &str) -> Result<()> {
+        self.command("device_del", &json!({ "id": card }))
+    }
+
     fn command(&mut self, name: &str, arguments: &Value) -> Result<()> {
         writeln!(self.stream.get_mut(), "{}", json!({ "execute": name, "arguments": arguments }))?;
         loop {

@@ -42,7 +42,7 @@ pub fn run(folder: &Path, series: &str, udp: &Path) -> Result<Value> {
     let mut job = Archive::new();
     job.file("/job", SCRIPT.as_bytes().to_vec(), false);
     // One processor polls and one does all the rest. 64 huge pages are 128 MiB: two cards' buffers and rings, and some.
-    let guest = Guest { name: "smoke", cpus: 2, memory_mib: 640, huge_pages: 64, wires: 2 };
+    let guest = Guest { name: "smoke", cpus: 2, memory_mib: 640, huge_pages: 64, wires: 2, ipv6: false };
     let outcome = guest.run(&bed, &job, LIMIT)?;
     judge(&outcome).with_context(|| bed.last_words("smoke"))
 }
@@ -108,7 +108,7 @@ mod tests {
     fn outcome(said: &str) -> Outcome {
         let said = said.lines().filter_map(|line| line.trim().split_once(' '));
         let said = said.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-        Outcome { kernel: String::new(), code: 0, said, boot: Duration::ZERO, wall: Duration::ZERO }
+        Outcome { kernel: String::new(), code: 0, said, phases: Vec::new(), boot: Duration::ZERO, wall: Duration::ZERO }
     }
 
     const GOOD: &str = "spread 4000 0:1000 1:1000 2:1000 3:1000
