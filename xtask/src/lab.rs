@@ -1,7 +1,7 @@
 //! `cargo xtask lab`.
 
-use crate::{cargo, root};
-use anyhow::Result;
+use crate::{built, cargo, install, root};
+use anyhow::{Result, bail};
 use clap::Subcommand;
 use serde_json::Value;
 use std::path::PathBuf;
@@ -11,6 +11,8 @@ use std::path::PathBuf;
 pub(crate) enum Lab {
     /// DPDK forwards between two cards that it owns; every queue is used, RSS obeys, links go and come.
     Smoke(Args),
+    /// The real node on two cards that it owns, under load: refusals, steering, stops, lost links, junk; all accounted for.
+    Dpdk(Args),
 }
 
 /// How.
@@ -25,20 +27,39 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(lab: &Lab) -> Result<()> {
-    let Lab::Smoke(args) = lab;
     crate::run(&mut cargo(&["build", "--quiet", "--locked", "--package", "tachyon-lab", "--bins"]))?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    let udp = target.join("debug/tachyon-lab-udp");
-    let result = tachyon_lab::smoke::run(&target.join("lab"), &args.kernel, &udp)?;
+    let (folder, own) = (target.join("lab"), target.join("debug"));
+    let (args, result, print): (_, _, fn(&Value)) = match lab {
+        Lab::Smoke(args) => {
+            let result = tachyon_lab::smoke::run(&folder, &args.kernel, &own.join("tachyon-lab-udp"))?;
+            (args, result, print_smoke)
+        }
+        Lab::Dpdk(args) => {
+            build_node()?;
+            let release = built("");
+            (args, tachyon_lab::dpdk::run(&folder, &args.kernel, &release, &own)?, print_dpdk)
+        }
+    };
     if args.json {
         println!("{result}");
     } else {
-        print_smoke(&result);
+        print(&result);
     }
     Ok(())
 }
 
-/// The result, for a person.
+/// Builds our programs for the guest, which is the same system as this one.
+fn build_node() -> Result<()> {
+    if !install::has_dpdk() {
+        bail!("a node that owns cards needs DPDK: apt-get install libdpdk-dev libclang-dev");
+    }
+    let packages = ["tachyon-node", "tachyon-daemon", "tachyon-cli", "tachyon-loadgen"];
+    let mut command = cargo(&["build", "--quiet", "--locked", "--release", "--features", "tachyon-node/dpdk"]);
+    crate::run(command.args(packages.iter().flat_map(|package| ["--package", package])))
+}
+
+/// The smoke test's result, for a person.
 fn print_smoke(result: &Value) {
     let kernel = result["kernel"].as_str().unwrap_or_default();
     println!("lab: testpmd owned two cards of a guest with Linux {kernel}, and no datagram was lost");
@@ -50,4 +71,44 @@ fn print_smoke(result: &Value) {
     println!("  links off and on were seen by testpmd, with interrupts, and by the kernel");
     let seconds = |key: &str| result[key].as_f64().unwrap_or(f64::NAN);
     println!("  booted in {:.1} s, done after {:.1} s", seconds("boot_s"), seconds("wall_s"));
+}
+
+/// The node's result, for a person.
+fn print_dpdk(result: &Value) {
+    println!("lab: tachyond owned two cards of a guest with Linux {}", result["kernel"].as_str().unwrap_or_default());
+    for phase in result["phases"].as_array().into_iter().flatten() {
+        let seconds = phase["seconds"].as_f64().unwrap_or(f64::NAN);
+        println!("  {:<8} {seconds:5.1} s", phase["name"].as_str().unwrap_or_default());
+        for (name, seen) in phase["seen"].as_object().into_iter().flatten() {
+            println!("    {}", line(name, seen));
+        }
+    }
+    let seconds = |key: &str| result[key].as_f64().unwrap_or(f64::NAN);
+    println!("  booted in {:.1} s, done after {:.1} s", seconds("boot_s"), seconds("wall_s"));
+}
+
+/// One thing that was seen in a phase; of a load what there is to know at a glance.
+fn line(name: &str, seen: &Value) -> String {
+    if !seen["offered_frames"].is_number() {
+        return format!("{name}: {seen}");
+    }
+    let lost = |side: &str| match &seen[format!("lost_{side}")] {
+        count if *count == 0 => String::new(),
+        count => format!(", {count} lost {side} us by {}", seen[format!("lost_{side}_by")]),
+    };
+    let refused = match seen["copy_reasons"].as_object() {
+        Some(reasons) if !reasons.is_empty() => format!(", refused {}", seen["copy_reasons"]),
+        _ => String::new(),
+    };
+    format!(
+        "{name}: {} frames offered, {} seen, {} copies due, {} given, {} received{refused}{}{}, unaccounted {}",
+        seen["offered_frames"],
+        seen["seen"],
+        seen["due"],
+        seen["given"],
+        seen["received"],
+        lost("before"),
+        lost("after"),
+        seen["unaccounted"],
+    )
 }

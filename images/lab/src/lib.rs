@@ -4,8 +4,8 @@
 //! tested on any machine, by an ordinary user, without hardware and without `/dev/kvm`. What it is not for is speed: all
 //! instructions of the guest are emulated, and its figures say nothing about a real machine.
 //!
-//! `cargo xtask lab smoke` needs Debian 12, on its first run a network, and 700 MB in `target/lab`, which may be deleted at
-//! any time. The guest's console is in `target/lab/smoke.log`; it stays empty as long as nothing goes wrong.
+//! `cargo xtask lab` needs Debian 12, on its first run a network, and 700 MB in `target/lab`, which may be deleted at
+//! any time. The guest's console is in `target/lab/JOB.log`; it stays empty as long as nothing goes wrong.
 //!
 //! - [`fetch`] gets kernel, emulator and programs from Debian into a folder of our own; nothing is installed.
 //! - [`kernel`] prepares them: an ELF image that starts fast, and modules with all that they need.
@@ -13,9 +13,11 @@
 //! - [`bed`] puts these together for a job.
 //! - [`guest`] runs a job in it, answers what the job asks of the host, and ends it in time.
 //! - [`smoke`] is the first job: two cards between two network namespaces, forwarding.
+//! - [`dpdk`] is the second: the real node between its load, on two cards of its own.
 #![forbid(unsafe_code)]
 
 pub mod bed;
+pub mod dpdk;
 pub mod fetch;
 pub mod guest;
 pub mod initramfs;
