@@ -11,7 +11,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_lcore_id",
     "rte_log_cur_msg_loglevel",
     "rte_extmem_(un)?register",
-    "rte_dev_(dma_map|dma_unmap|probe|remove|is_removed)",
+    "rte_dev_(dma_map|dma_unmap|probe|remove|is_removed|event_callback_register)",
     "rte_vdev_(un)?init",
     "rte_mempool_(create_empty|set_ops_byname|populate_default|obj_iter|free|avail_count|in_use_count|get_bulk|put_bulk|default_cache)",
     "rte_pktmbuf_(pool_create|pool_create_extbuf|init|pool_init|alloc|alloc_bulk|free|free_bulk|attach_extbuf)",

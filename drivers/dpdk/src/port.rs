@@ -7,9 +7,9 @@ use crate::{
     steer::{self, Families, Owners},
 };
 use core::{
-    ffi::CStr,
+    ffi::{CStr, c_char, c_void},
     mem, ptr,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
 };
 use std::ffi::CString;
 use tachyon_driver_api::PortError;
@@ -49,6 +49,8 @@ pub(crate) struct Opened {
     /// Made by name, so removed by name.
     name: CString,
     software: bool,
+    /// Somebody takes it out of the machine, and waits for us to let go of it.
+    wanted_back: &'static AtomicBool,
 }
 
 /// What a device is set to.
@@ -98,6 +100,7 @@ impl Opened {
             key: steer::key(settings.families).to_vec(),
             steering: "none".to_owned(),
             running: false,
+            wanted_back: hear_of_removal(&name),
             name,
             software,
         };
@@ -221,11 +224,17 @@ impl Opened {
         if self.running {
             let _ = self.stop(); // what cannot be stopped is closed all the same
         }
-        // SAFETY: stopped, and nobody polls it.
+        let wanted_back = !self.software && self.is_gone();
+        // SAFETY: stopped, and nobody polls it. What the port stood on is asked for while there is a port.
         unsafe {
+            let mut info: sys::rte_eth_dev_info = mem::zeroed();
+            sys::rte_eth_dev_info_get(self.number, &raw mut info);
             sys::rte_eth_dev_close(self.number);
             if self.software {
                 sys::rte_vdev_uninit(self.name.as_ptr());
+            } else if wanted_back && !info.device.is_null() {
+                // Closes what the kernel waits for. Otherwise it stays known to DPDK, which probes devices only once.
+                sys::rte_dev_remove(info.device);
             }
         }
     }
@@ -242,10 +251,10 @@ impl Opened {
         }
     }
 
-    /// Whether the device is no longer there.
+    /// Whether the device is no longer there, or is about to be.
     pub(crate) fn is_gone(&self) -> bool {
         // SAFETY: a number in, a number out.
-        unsafe { sys::rte_eth_dev_is_removed(self.number) == 1 }
+        self.wanted_back.load(Ordering::Relaxed) || unsafe { sys::rte_eth_dev_is_removed(self.number) == 1 }
     }
 
     /// Packets that it dropped for want of room or buffers.
@@ -356,6 +365,23 @@ fn crossed(name: &CStr, cable: &str, far: bool) -> Result<u16, String> {
     // SAFETY: one ring each way, which stay; the name is a C string that DPDK copies.
     let number = unsafe { sys::rte_eth_from_rings(name.as_ptr(), &raw mut back, 1, &raw mut out, 1, 0) };
     u16::try_from(number).map_err(|_| last_error())
+}
+
+/// What becomes true when the kernel asks for the device of this name, on a thread of DPDK's. It waits for us then, so that
+/// the device can be let go of in peace.
+fn hear_of_removal(name: &CStr) -> &'static AtomicBool {
+    unsafe extern "C" fn hear(_: *const c_char, event: sys::rte_dev_event_type, wanted_back: *mut c_void) {
+        if event == sys::RTE_DEV_EVENT_REMOVE {
+            // SAFETY: the flag below, which is never freed.
+            unsafe { &*wanted_back.cast::<AtomicBool>() }.store(true, Ordering::Relaxed);
+        }
+    }
+    // Nothing says when DPDK calls for the last time, so the flag stays: a byte for each device and process.
+    let wanted_back: &'static AtomicBool = Box::leak(Box::default());
+    let argument = ptr::from_ref(wanted_back).cast_mut().cast();
+    // SAFETY: a C string that is copied, a function, and a flag for it. Without memory nobody is told, and the kernel waits.
+    unsafe { sys::rte_dev_event_callback_register(name.as_ptr(), Some(hear), argument) };
+    wanted_back
 }
 
 fn sys_errno() -> i32 {

@@ -146,6 +146,8 @@ struct PortDesk {
     speed_mbps: Option<u32>,
     /// Workers have to see this before the device may be stopped.
     generation: u64,
+    /// Packets that the device dropped for want of room, as it said last; they stay dropped when it is gone.
+    missed: u64,
 }
 
 /// The pools that workers made, for queues that are set up later. Workers own them; here they are only named to DPDK.
@@ -273,7 +275,16 @@ impl DpdkPorts {
             };
             let doing = if opened.is_some() { Doing::Stopped } else { Doing::Waiting };
             let why = waits.unwrap_or_default();
-            self.desks.push(PortDesk { config, interface, opened, doing, why, speed_mbps: None, generation: 0 });
+            self.desks.push(PortDesk {
+                config,
+                interface,
+                opened,
+                doing,
+                why,
+                speed_mbps: None,
+                generation: 0,
+                missed: 0,
+            });
         }
         let interfaces = self.desks.iter().map(|desk| desk.interface.clone()).collect();
         let fixed = (0u16..).zip(&self.desks);
@@ -406,6 +417,18 @@ impl DpdkPorts {
         });
         if let Err(error) = result {
             (self.desks[index].doing, self.desks[index].why) = (Doing::Failed, error.0);
+        }
+    }
+
+    /// Gives up a device that is gone once no worker polls it: whoever takes it out of the machine waits for that.
+    fn let_go(&mut self, index: usize) {
+        let desk = &mut self.desks[index];
+        let gone = desk.opened.as_ref().is_some_and(Opened::is_gone);
+        if gone
+            && self.shared.all_saw(desk.generation)
+            && let Some(opened) = desk.opened.take()
+        {
+            opened.close();
         }
     }
 
@@ -678,8 +701,10 @@ impl Ports for DpdkPorts {
         let look = now_ns.wrapping_sub(self.look_ns) >= LOOK_NS;
         if look {
             self.look_ns = now_ns;
-            let missed = self.desks.iter().filter_map(|desk| desk.opened.as_ref()).map(Opened::missed).sum();
-            self.shared.set_missed(missed);
+            for desk in &mut self.desks {
+                desk.missed = desk.opened.as_ref().map_or(desk.missed, Opened::missed);
+            }
+            self.shared.set_missed(self.desks.iter().map(|desk| desk.missed).sum());
         }
         for index in 0..self.desks.len() {
             match self.desks[index].doing {
@@ -687,6 +712,7 @@ impl Ports for DpdkPorts {
                 Doing::Stopping if self.shared.all_saw(self.desks[index].generation) => self.end_stop(index),
                 Doing::LinkDown if look && is_client(&self.desks[index].config.device) => self.connect_again(index),
                 Doing::Ready | Doing::LinkDown if look => self.look_at(index),
+                Doing::Failed => self.let_go(index),
                 _ => {}
             }
         }
