@@ -19,7 +19,6 @@ refused() {
     say refused "$1" "$code" "$(wc -l </tmp/refused)" "$(tail -n 1 /tmp/refused)"
 }
 
-asked_for() { dmesg | grep -q "vfio-pci $1: Relaying device request to user"; }
 is_gone() { [ ! -e "/sys/bus/pci/devices/$1" ]; }
 listens() { ! kill -0 "$tachyond" 2>/dev/null || [ -S /run/tachyon/tachyond.sock ]; }
 connected() { ctl status | grep -q '^data plane *connected'; }
@@ -145,12 +144,9 @@ listen=10.0.2.2
 # Last, because the slot stays empty. vfio asks whoever has the card to let go of it, and waits.
 phase gone 60
 address=$(card 2)
-begin_load gone 4
+begin_load gone 5
 host remove nic2
-within 30 asked_for "$address"
-end_load
-tell gone
-kill "$tachyond"
-wait "$tachyond" || true
+becomes west failed
 within 30 is_gone "$address"
-say gone "$address"
+tell gone
+end_load

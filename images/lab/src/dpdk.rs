@@ -121,12 +121,11 @@ fn judge_phase(phase: &Phase) -> Result<Value> {
             Ok(json!({ "ping": ping, "load": exact(phase, "ipv6")? }))
         }
         "gone" => {
-            one(phase, "gone")?;
-            let states = ["east", "west"].map(|side| Ok(port(phase, "gone", side)?["state"].clone()));
-            let [east, west]: [Result<Value>; 2] = states;
-            let (east, west) = (east?, west?);
-            ensure!(east == "ready", "east is {east} because west is to go");
-            Ok(json!({ "load": exact(phase, "gone")?, "east": east, "west": west }))
+            for (side, state) in [("east", "ready"), ("west", "failed")] {
+                let port = port(phase, "gone", side)?;
+                ensure!(port["state"] == state, "{side} is {} because west was taken out", port["state"]);
+            }
+            Ok(json!({ "load": egress_lost(phase, "gone")? }))
         }
         name => bail!("there is no phase {name}"),
     }
