@@ -33,6 +33,12 @@ const NEEDS: &[Need] = &[
         why: "DPDK: workers can then own network cards",
         required: false,
     },
+    Need {
+        shows: &["pkg-config", "--exists", "libibverbs"],
+        packages: &["pkg-config", "libibverbs-dev", "libclang-dev"],
+        why: "verbs: workers can then own RoCE v2 queue pairs",
+        required: false,
+    },
 ];
 
 /// Installs what is missing, after asking on a terminal unless `yes`. Returns what stays degraded.
@@ -61,6 +67,11 @@ pub(crate) fn has_hwloc() -> bool {
 /// Whether DPDK can be linked.
 pub(crate) fn has_dpdk() -> bool {
     is_there(&["pkg-config", "--exists", "libdpdk"])
+}
+
+/// Whether verbs can be linked.
+pub(crate) fn has_verbs() -> bool {
+    is_there(&["pkg-config", "--exists", "libibverbs"])
 }
 
 /// Whether this command runs and ends well.

@@ -36,16 +36,23 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     crate::run(&mut cargo(&[&["test", "--locked", "--workspace"], features().as_slice()].concat()))
 }
 
-/// Every feature, or those for which the libraries are there.
+/// Every feature and crate, or those for which the libraries are there.
 fn features() -> Vec<&'static str> {
-    match (install::has_dpdk(), install::has_hwloc()) {
-        (true, true) => vec!["--all-features"],
-        (dpdk, hwloc) => {
-            println!("not tested: {}", if dpdk { "hwloc" } else { "DPDK (apt-get install libdpdk-dev libclang-dev)" });
-            let dpdk = ["tachyon-driver-dpdk-sys", "tachyon-driver-dpdk", "tachyon-bench-dpdk"];
-            let without = dpdk.map(|package| ["--exclude", package]).concat();
-            let with = ["--features", "tachyon-node/hwloc"];
-            [without.as_slice(), if hwloc { &with } else { &[] }].concat()
-        }
+    let (dpdk, verbs, hwloc) = (install::has_dpdk(), install::has_verbs(), install::has_hwloc());
+    let mut words = Vec::new();
+    if !dpdk {
+        println!("not tested: DPDK (apt-get install libdpdk-dev libclang-dev)");
+        let needs = ["tachyon-driver-dpdk-sys", "tachyon-driver-dpdk", "tachyon-bench-dpdk"];
+        words.extend(needs.iter().flat_map(|package| ["--exclude", package]));
     }
+    if !verbs {
+        println!("not tested: verbs (apt-get install libibverbs-dev libclang-dev)");
+        words.extend(["--exclude", "tachyon-driver-verbs-sys"]);
+    }
+    match (dpdk, hwloc) {
+        (true, true) => words.push("--all-features"),
+        (_, true) => words.extend(["--features", "tachyon-node/hwloc"]),
+        (_, false) => println!("not tested: hwloc (apt-get install libhwloc-dev libudev-dev)"),
+    }
+    words
 }

@@ -23,6 +23,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("tachyon-driver-ether", &["wire"]),
     ("tachyon-driver-dpdk-sys", &[]),
     ("tachyon-driver-dpdk", &["driver-api", "driver-dpdk-sys", "driver-ether", "wire"]),
+    ("tachyon-driver-verbs-sys", &[]),
     ("tachyon-segment", &["wire"]),
     ("tachyon-config", &["wire"]),
     ("tachyon-proto", &[]),
