@@ -47,7 +47,7 @@ fn features() -> Vec<&'static str> {
     }
     if !verbs {
         println!("not tested: verbs (apt-get install libibverbs-dev libclang-dev)");
-        words.extend(["--exclude", "tachyon-driver-verbs-sys"]);
+        words.extend(["--exclude", "tachyon-driver-verbs-sys", "--exclude", "tachyon-driver-verbs"]);
     }
     match (dpdk, hwloc) {
         (true, true) => words.push("--all-features"),

@@ -24,6 +24,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("tachyon-driver-dpdk-sys", &[]),
     ("tachyon-driver-dpdk", &["driver-api", "driver-dpdk-sys", "driver-ether", "wire"]),
     ("tachyon-driver-verbs-sys", &[]),
+    ("tachyon-driver-verbs", &["driver-api", "driver-verbs-sys", "wire"]),
     ("tachyon-segment", &["wire"]),
     ("tachyon-config", &["wire"]),
     ("tachyon-proto", &[]),
