@@ -13,8 +13,9 @@ const RNR_RETRY_DEFAULT: u8 = 6;
 /// 4.096 µs × 2^14 = 67 ms until a packet is sent again: above any pause of a loaded switch, and with seven tries half a
 /// second until a dead peer is seen.
 const TIMEOUT_DEFAULT: u8 = 14;
-/// Code 12 is 0.64 ms (InfiniBand Architecture, table of RNR NAK timer values): some bursts, and six of it are 4 ms.
-const MIN_RNR_TIMER_DEFAULT: u8 = 12;
+/// Code 18 is 5.12 ms (InfiniBand Architecture, table of RNR NAK timer values); six tries are 31 ms, more than a subscriber that
+/// shares its core waits for its next slice.
+const MIN_RNR_TIMER_DEFAULT: u8 = 18;
 /// Receives posted: four bursts, so that a worker may be late by some turns.
 const RECEIVE_DEPTH_DEFAULT: u32 = 256;
 /// Pieces of work on one queue pair: four bursts.
@@ -58,7 +59,7 @@ pub struct VerbsConfig {
     pub rnr_retry: u8,
     /// Exponent of the time until a packet is sent again: 4.096 µs × 2^n, 1 to 31. Default 14.
     pub timeout: u8,
-    /// How long a peer shall wait that we had no memory for, as the code of the InfiniBand table, 0 to 31. Default 12: 0.64 ms.
+    /// How long a peer shall wait that we had no memory for, as the code of the InfiniBand table, 0 to 31. Default 18: 5.12 ms.
     pub min_rnr_timer: u8,
     /// Receives posted per worker. Default 256.
     pub receive_depth: u32,

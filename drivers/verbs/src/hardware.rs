@@ -18,6 +18,9 @@ const MEMORY_HINT: &str = "raise the limit of locked memory (`ulimit -l unlimite
 /// The same when queues cannot be made.
 const QUEUE_HINT: &str = "lower receive_depth, send_depth or connections_max, or give it to fewer workers";
 
+/// The same where a device cannot do what this driver does; all that have RoCE v2 and `ibv_wr_*` can.
+const NO_POSTING_HINT: &str = "its provider has no extended posting: use rdma-core 34 or newer with mlx5, or with rxe";
+
 /// An open device with its protection domain and the arena's registration.
 #[derive(Debug)]
 pub(crate) struct Opened {
@@ -223,7 +226,11 @@ impl Hardware {
                 inline_bytes /= 2; // devices differ in what they take, and say so only by refusing
                 continue;
             }
-            let pair = made(pair, &self.opened.name, "a queue pair cannot be made", QUEUE_HINT)?;
+            let hint = match std::io::Error::last_os_error().raw_os_error() {
+                Some(libc::EOPNOTSUPP | libc::ENOSYS) => NO_POSTING_HINT,
+                _ => QUEUE_HINT,
+            };
+            let pair = made(pair, &self.opened.name, "a queue pair cannot be made", hint)?;
             // SAFETY: a queue pair that was made with operations, so it has an extended form.
             let (posting, number) = unsafe { (sys::ibv_qp_to_qp_ex(pair), (*pair).qp_num) };
             let inline_bytes = got.min(self.config.inline_bytes);
@@ -337,7 +344,7 @@ impl Fabric for Hardware {
         self.queues.push(Arc::clone(&queues));
         // SAFETY: the region was registered when the device was opened.
         let lkey = unsafe { (*self.opened.region).lkey };
-        Ok(HardwareDevice::new(queues, lkey))
+        Ok(HardwareDevice::new(queues, lkey, !self.extended))
     }
 
     fn datagrams(&mut self, worker: u16, qkey: u32) -> Result<Arc<QueuePair>, PortError> {

@@ -410,6 +410,15 @@ impl<F: Fabric> VerbsPorts<F> {
                 }
             }
             FabricEvent::PairFailed { qpn, why } => {
+                let (fabric, now_ns) = (&mut self.fabric, self.now_ns);
+                for desk in &mut self.desks {
+                    if fabric.qpn(&desk.datagrams.pair) != qpn {
+                        continue;
+                    }
+                    desk.order(Order::Stop { pair: 0 });
+                    desk.datagrams.fail(&why, now_ns);
+                    fabric.fail(&desk.datagrams.pair);
+                }
                 let fabric = &self.fabric;
                 let found = self.desks.iter().zip(0u16..).find_map(|(desk, worker)| {
                     let one = desk.connections.iter().find(|one| fabric.qpn(&one.pair) == qpn)?;

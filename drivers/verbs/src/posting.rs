@@ -89,6 +89,8 @@ impl Completions {
 pub struct HardwareDevice {
     queues: Arc<Queues>,
     lkey: u32,
+    /// Whether the device's doorbell is a syscall: `mlx5` maps its own, the soft device writes to its descriptor.
+    soft: bool,
     /// Wakings that were not acknowledged yet.
     woken: u32,
     syscalls: u64,
@@ -98,8 +100,8 @@ pub struct HardwareDevice {
 unsafe impl Send for HardwareDevice {}
 
 impl HardwareDevice {
-    pub(crate) const fn new(queues: Arc<Queues>, lkey: u32) -> Self {
-        Self { queues, lkey, woken: 0, syscalls: 0 }
+    pub(crate) const fn new(queues: Arc<Queues>, lkey: u32, soft: bool) -> Self {
+        Self { queues, lkey, soft, woken: 0, syscalls: 0 }
     }
 
     /// Reads completions in place.
@@ -226,6 +228,7 @@ impl Device for HardwareDevice {
     #[inline]
     fn finish(&mut self, pair: &Arc<QueuePair>) -> bool {
         let posting = pair.posting;
+        self.syscalls += u64::from(self.soft);
         // SAFETY: as in `start`.
         unsafe { ((*posting).wr_complete.unwrap_unchecked())(posting) == 0 }
     }
@@ -267,7 +270,7 @@ impl Device for HardwareDevice {
         let queue = self.queues.completions.queue();
         // SAFETY: the queue lives. This is `ibv_req_notify_cq` for any completion.
         unsafe { sys::ibv_req_notify_cq(queue, 0) };
-        self.syscalls += 1;
+        self.syscalls += u64::from(self.soft);
     }
 
     fn sleep(&mut self, ns: u64) {

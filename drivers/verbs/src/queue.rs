@@ -138,6 +138,10 @@ impl<D: Device> VerbsQueue<D> {
             return 0; // whoever does not fetch what arrived gets nothing more
         }
         self.device.poll(&mut batch);
+        // After the poll: a peer sends only once our side was told to be ready, so the order for what arrived is there by now.
+        if !self.wires.orders.is_empty() {
+            self.obey_all();
+        }
         for completed in &batch {
             if completed.id & RECEIVE != 0 {
                 self.arrive(completed);
@@ -250,12 +254,17 @@ impl<D: Device> VerbsQueue<D> {
         }
     }
 
-    /// What the cold side orders, and what it waits for.
+    /// What the cold side orders.
     #[cold]
-    fn chores(&mut self) {
+    fn obey_all(&mut self) {
         while let Ok(order) = self.wires.orders.pop() {
             self.obey(order);
         }
+    }
+
+    /// What the cold side waits for.
+    #[cold]
+    fn chores(&mut self) {
         let Self { draining, retiring, pairs, lanes, wires, .. } = self;
         draining.retain(|&pair| {
             let sending = &mut pairs[usize::from(pair)];
@@ -346,10 +355,10 @@ fn copy_slot(from: u64, len: u32, buffer: &mut Buffer) {
 impl<D: Device> RxQueue for VerbsQueue<D> {
     #[inline]
     fn rx_burst(&mut self, pool: &mut Pool, into: &mut RxBatch) -> usize {
-        if !self.wires.orders.is_empty() || !self.draining.is_empty() || !self.retiring.is_empty() {
+        let polled = if into.is_full() { 0 } else { self.poll() };
+        if !self.draining.is_empty() || !self.retiring.is_empty() {
             self.chores();
         }
-        let polled = if into.is_full() { 0 } else { self.poll() };
         if !self.listed.is_empty() {
             self.flush();
         }
@@ -364,10 +373,10 @@ impl<D: Device> RxQueue for VerbsQueue<D> {
     }
 
     fn wait(&mut self, ns: u64) {
-        self.chores();
         // Armed first and polled after, or what completes in between would wake nobody.
         self.device.arm();
         self.poll();
+        self.chores();
         self.flush();
         self.tell_credits(true);
         if ns > 0 && self.arrived.is_empty() && self.done.is_empty() {

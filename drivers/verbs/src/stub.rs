@@ -102,7 +102,6 @@ struct Inner {
     next_key: u32,
     sink: bool,
     arrivals: u32,
-    burst: Vec<(Work, Target)>,
 }
 
 /// All nodes and what lies between them.
@@ -121,12 +120,12 @@ impl World {
             next_key: 0x100,
             sink: false,
             arrivals: 0,
-            burst: Vec::with_capacity(1 << 15),
         };
         Self(Arc::new(Mutex::new(inner)))
     }
 
-    /// A world that swallows what is sent, and receives `arrivals` frames of `len` bytes at each poll, as long as there is memory.
+    /// A world that swallows what is sent, and receives `arrivals` datagrams of the path MTU at each poll, as long as there is
+    /// memory.
     #[must_use]
     pub fn sink(arrivals: u32) -> Self {
         let world = Self::new(1);
@@ -454,7 +453,8 @@ impl Fabric for StubFabric {
             completions: VecDeque::with_capacity(room),
             receives: VecDeque::with_capacity(needs.receive_depth as usize),
         });
-        Ok(StubDevice { world: self.world.clone(), node: self.node, worker: usize::from(worker) })
+        let burst = Vec::with_capacity(needs.send_depth as usize);
+        Ok(StubDevice { world: self.world.clone(), node: self.node, worker: usize::from(worker), burst })
     }
 
     fn datagrams(&mut self, worker: u16, qkey: u32) -> Result<u32, PortError> {
@@ -540,6 +540,8 @@ pub struct StubDevice {
     world: World,
     node: usize,
     worker: usize,
+    /// Between start and finish.
+    burst: Vec<(Work, Target)>,
 }
 
 impl Device for StubDevice {
@@ -548,12 +550,11 @@ impl Device for StubDevice {
     type Ring = StubRing;
 
     fn start(&mut self, _pair: &u32) {
-        self.world.lock().burst.clear();
+        self.burst.clear();
     }
 
     unsafe fn push(&mut self, _pair: &u32, work: &Work, to: To<'_, [u8; 16]>) {
-        let mut inner = self.world.lock();
-        let region = inner.nodes[self.node].region;
+        let region = self.world.lock().nodes[self.node].region;
         let (base, end) = (region.base as u64, (region.base + region.bytes) as u64);
         assert!(work.len == 0 || (work.address >= base && work.address + u64::from(work.len) <= end), "not registered");
         let target = match to {
@@ -561,7 +562,7 @@ impl Device for StubDevice {
             To::Peer => Target::Peer,
             To::Memory { rkey, address } => Target::Memory { rkey: rkey.0, address },
         };
-        inner.burst.push((*work, target));
+        self.burst.push((*work, target));
     }
 
     fn finish(&mut self, pair: &u32) -> bool {
@@ -572,13 +573,13 @@ impl Device for StubDevice {
             inner.fail(at);
             return false;
         }
-        let Inner { burst, pairs, nodes, .. } = &mut *inner;
+        let Inner { pairs, nodes, .. } = &mut *inner;
         let pair = &mut pairs[at];
         let depth = nodes[self.node].workers[self.worker].needs.send_depth;
         assert_ne!(pair.state, State::Reset, "work on a queue pair that is reset");
-        pair.outstanding += burst.len() as u32;
+        pair.outstanding += self.burst.len() as u32;
         assert!(pair.outstanding <= depth, "{} pieces of work where {depth} fit", pair.outstanding);
-        pair.sends.extend(burst.drain(..));
+        pair.sends.extend(self.burst.drain(..));
         if pair.state == State::Error {
             inner.fail(at);
         }

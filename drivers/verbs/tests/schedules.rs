@@ -6,7 +6,7 @@ mod station;
 
 use station::{MTU, Station, connect};
 use std::collections::{BTreeMap, BTreeSet};
-use tachyon_driver_api::{RxQueue, conformance::CountingAllocator};
+use tachyon_driver_api::{CompletionBatch, RxBatch, RxQueue, Transmit, TxQueue, conformance::CountingAllocator};
 use tachyon_driver_verbs::{
     Details, Errand, RingSize,
     stub::{Faults, World},
@@ -301,4 +301,53 @@ fn connections_come_back_after_every_fault() {
             run.close();
         }
     }
+}
+
+#[test]
+fn threads_that_write_into_each_others_rings_lose_nothing() {
+    const FRAMES: u64 = 20_000;
+    let mut run = Run::new(Kind::Rings, 5);
+    let names = run.names;
+    let work = |at: usize, mut worker: station::Worker| {
+        let (mut next, mut heard, mut ended) = (0, 0, 0);
+        let mut batch = tachyon_driver_api::TxBatch::new();
+        while heard < FRAMES || ended < FRAMES {
+            if next < FRAMES
+                && next - ended < 60
+                && let Some(mut buffer) = worker.pool.get()
+            {
+                buffer.bytes_mut()[..8].copy_from_slice(&next.to_le_bytes());
+                let destination = names[1 - at];
+                batch.push(Transmit { buffer, offset: 0, len: 64, stride: 64, shard: 0, destination, token: 0 });
+                next += worker.queue.tx_burst(&mut batch) as u64;
+                batch.drain(..).for_each(|item| worker.pool.put(item.buffer));
+            }
+            let (mut received, mut done) = (RxBatch::new(), CompletionBatch::new());
+            worker.queue.rx_burst(&mut worker.pool, &mut received);
+            for one in received {
+                let bytes = one.buffer.bytes()[one.offset as usize..].first_chunk().unwrap();
+                assert_eq!(u64::from_le_bytes(*bytes), heard, "in order, and each once");
+                heard += 1;
+                worker.pool.put(one.buffer);
+            }
+            worker.queue.completions(&mut done);
+            for completion in done {
+                assert_eq!(completion.error, None);
+                ended += 1;
+                worker.pool.put(completion.buffer);
+            }
+        }
+        worker
+    };
+    let workers = run.stations.each_mut().map(|station| station.workers.remove(0));
+    let [a, b] = workers;
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| work(1, b));
+        let mut a = work(0, a);
+        // The other side may still wait for credits of ours.
+        while !other.is_finished() {
+            a.queue.rx_burst(&mut a.pool, &mut RxBatch::new());
+        }
+        other.join().unwrap();
+    });
 }

@@ -1,0 +1,437 @@
+//! Two ports of this machine talk to each other through the driver, in one process: how many frames go, and how long one takes
+//! there and back. Prints one JSON object per test. For a machine with two RoCE v2 devices, soft ones included, next to perftest;
+//! with `--stub` it runs anywhere, in memory.
+//!
+//! ```text
+//! verbs_pingpong --a rxea:192.0.2.1 --b rxeb:192.0.2.2 [--mode ud|rc|ring] [--test stream|pingpong] [--events]
+//!                [--bytes 64] [--seconds 5] [--limit 60]
+//! ```
+//!
+//! Without `--mode` or `--test` it runs all of them. `--events` lets idle workers sleep until the device wakes them. It ends by
+//! itself, at the latest `--limit` seconds after its start: 0 fine, 1 nothing arrived or a buffer is missing, 2 bad arguments,
+//! no device, or the limit.
+#![expect(clippy::print_stdout, reason = "printing the result is what it is for")]
+
+use serde_json::json;
+use std::{
+    net::IpAddr,
+    process::ExitCode,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+use tachyon_driver_api::{CompletionBatch, Pool, Port, Received, RxBatch, RxQueue, Transmit, TxBatch, TxQueue};
+use tachyon_driver_arena::{Arena, ArenaConfig, Pages};
+use tachyon_driver_verbs::{
+    ArenaRegion, Errand, Hardware, RingSize, VerbsConfig, VerbsPorts, VerbsQueue,
+    device::{Device, Fabric},
+    devices,
+    stub::World,
+};
+use tachyon_wire::Endpoint;
+
+const BUFFERS: usize = 1_024;
+/// Room for a path MTU of 4096, and what stands in front.
+const BUFFER_BYTES: u32 = 4_224;
+/// Frames that a stream has on their way at most.
+const WINDOW: usize = 128;
+/// One idle wait: short, so that the end of a test is seen.
+const WAIT_NS: u64 = 1_000_000;
+/// How long a ping waits for its pong before it counts as lost: datagrams may be.
+const LOST: Duration = Duration::from_millis(500);
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Mode {
+    Ud,
+    Rc,
+    Ring,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Test {
+    Stream,
+    PingPong,
+}
+
+#[derive(Clone, Debug)]
+struct Args {
+    a: (Option<String>, IpAddr),
+    b: (Option<String>, IpAddr),
+    modes: Vec<Mode>,
+    tests: Vec<Test>,
+    events: bool,
+    stub: bool,
+    bytes: u32,
+    seconds: u64,
+    limit: u64,
+}
+
+fn parse() -> Result<Args, String> {
+    let here = |last| (None, IpAddr::from([192, 0, 2, last]));
+    let (modes, tests) = (vec![Mode::Ud, Mode::Rc, Mode::Ring], vec![Test::Stream, Test::PingPong]);
+    let mut args =
+        Args { a: here(1), b: here(2), modes, tests, events: false, stub: false, bytes: 64, seconds: 5, limit: 60 };
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let mut value = || words.next().ok_or(format!("{word} needs a value"));
+        let number = |text: String| text.parse::<u64>().map_err(|_| format!("{text} is no number"));
+        match word.as_str() {
+            "--a" => args.a = port(&value()?)?,
+            "--b" => args.b = port(&value()?)?,
+            "--mode" => {
+                args.modes = match value()?.as_str() {
+                    "ud" => vec![Mode::Ud],
+                    "rc" => vec![Mode::Rc],
+                    "ring" => vec![Mode::Ring],
+                    other => return Err(format!("--mode {other}: it is ud, rc or ring")),
+                }
+            }
+            "--test" => {
+                args.tests = match value()?.as_str() {
+                    "stream" => vec![Test::Stream],
+                    "pingpong" => vec![Test::PingPong],
+                    other => return Err(format!("--test {other}: it is stream or pingpong")),
+                }
+            }
+            "--events" => args.events = true,
+            "--stub" => args.stub = true,
+            "--bytes" => args.bytes = u32::try_from(number(value()?)?.clamp(16, 4_096)).unwrap_or(64),
+            "--seconds" => args.seconds = number(value()?)?.clamp(1, 3_600),
+            "--limit" => args.limit = number(value()?)?.max(1),
+            other => return Err(format!("{other} is unknown; see the head of this example")),
+        }
+    }
+    Ok(args)
+}
+
+/// `DEVICE:IP`, or the address alone.
+fn port(text: &str) -> Result<(Option<String>, IpAddr), String> {
+    let wrong = || format!("{text} is no DEVICE:IP");
+    if let Ok(ip) = text.parse() {
+        return Ok((None, ip));
+    }
+    let (device, ip) = text.split_once(':').ok_or_else(wrong)?;
+    Ok((Some(device.to_owned()), ip.parse().map_err(|_| wrong())?))
+}
+
+/// One end: its cold side, and what its worker takes along.
+struct End<F: Fabric> {
+    ports: VerbsPorts<F>,
+    worker: Option<Worker<F::Device>>,
+}
+
+struct Worker<D: Device> {
+    queue: VerbsQueue<D>,
+    pool: Pool,
+    peer: Endpoint,
+    events: bool,
+    bytes: u32,
+}
+
+impl<F: Fabric> End<F> {
+    fn open(
+        port: &(Option<String>, IpAddr),
+        args: &Args,
+        fabric: impl FnOnce(&VerbsConfig) -> Result<F, String>,
+    ) -> Result<Self, String> {
+        let arena = ArenaConfig {
+            bytes: BUFFERS * BUFFER_BYTES as usize,
+            buffer_bytes: BUFFER_BYTES,
+            pages: Pages::Auto,
+            lock: false,
+            numa_node: None,
+        };
+        let mut arena = Arena::create(arena).map_err(|error| error.to_string())?;
+        let (base, bytes) = arena.region();
+        let region = ArenaRegion { base: base.as_ptr().expose_provenance(), bytes };
+        let mut config = VerbsConfig::new(port.1, region, u64::from(std::process::id()) ^ region.base as u64);
+        config.device.clone_from(&port.0);
+        // Soft devices have short completion queues, and there is one connection.
+        (config.events, config.connections_max) = (args.events, 4);
+        // 82 ms: in an emulated machine a worker stands still for longer than any subscriber should.
+        config.min_rnr_timer = 26;
+        let mut ports = VerbsPorts::with(fabric(&config)?, config).map_err(|error| error.to_string())?;
+        let mut pool = Pool::new(arena.take(BUFFERS).map_err(|error| error.to_string())?);
+        let mut seat = ports.seat(0).ok_or("no seat")?;
+        let queue = seat.open(&[], &mut pool).map_err(|error| error.to_string())?;
+        if seat.info().frame_bytes_max < args.bytes {
+            return Err(format!("--bytes {}: at most {}", args.bytes, seat.info().frame_bytes_max));
+        }
+        let worker = Worker { queue, pool, peer: Endpoint::NONE, events: args.events, bytes: args.bytes };
+        Ok(Self { ports, worker: Some(worker) })
+    }
+}
+
+/// Lets both ends know each other.
+fn introduce<F: Fabric>(a: &mut End<F>, b: &mut End<F>, mode: Mode) -> Result<[Endpoint; 2], String> {
+    let text = |error: tachyon_driver_api::PortError| error.to_string();
+    let details = [a.ports.datagrams(0).map_err(text)?, b.ports.datagrams(0).map_err(text)?];
+    let names = details.map(|details| details.endpoint());
+    if mode == Mode::Ud {
+        a.ports.reach(0, names[1], &details[1]).map_err(text)?;
+        b.ports.reach(0, names[0], &details[0]).map_err(text)?;
+        return Ok(names);
+    }
+    let ring = ring(mode);
+    let ours = a.ports.offer(0, names[1], ring).map_err(text)?;
+    let theirs = b.ports.accept(0, names[0], &ours, ring).map_err(text)?;
+    a.ports.connect(0, names[1], &theirs).map_err(text)?;
+    Ok(names)
+}
+
+fn ring(mode: Mode) -> Option<RingSize> {
+    (mode == Mode::Ring).then_some(RingSize { slots: 128, slot_bytes: 4_096 })
+}
+
+/// What a worker found.
+#[derive(Debug, Default)]
+struct Found {
+    sent: u64,
+    received: u64,
+    failed: u64,
+    lost: u64,
+    rtts_ns: Vec<u64>,
+    syscalls: u64,
+}
+
+impl<D: Device> Worker<D> {
+    /// Sends one frame that begins with this number.
+    fn send(&mut self, number: u64) -> bool {
+        let Some(mut buffer) = self.pool.get() else { return false };
+        buffer.bytes_mut()[64..72].copy_from_slice(&number.to_le_bytes());
+        self.give(buffer, 64, self.bytes)
+    }
+
+    fn give(&mut self, buffer: tachyon_driver_api::Buffer, offset: u32, len: u32) -> bool {
+        let mut batch = TxBatch::new();
+        batch.push(Transmit { buffer, offset, len, stride: len, shard: 0, destination: self.peer, token: 0 });
+        let taken = self.queue.tx_burst(&mut batch) == 1;
+        batch.drain(..).for_each(|item| self.pool.put(item.buffer));
+        taken
+    }
+
+    /// One turn: what arrived, and what ended well and badly.
+    fn turn(&mut self) -> (RxBatch, u64, u64) {
+        let (mut batch, mut done) = (RxBatch::new(), CompletionBatch::new());
+        self.queue.rx_burst(&mut self.pool, &mut batch);
+        self.queue.completions(&mut done);
+        let (mut well, mut badly) = (0, 0);
+        for completion in done {
+            if completion.error.is_none() {
+                well += 1
+            } else {
+                badly += 1
+            }
+            self.pool.put(completion.buffer);
+        }
+        if batch.is_empty() && well + badly == 0 && self.events {
+            self.queue.wait(WAIT_NS);
+        }
+        (batch, well, badly)
+    }
+
+    /// The other end: gives every frame back, or only counts them.
+    fn serve(&mut self, test: Test, stop: &AtomicBool) -> Found {
+        let mut found = Found::default();
+        while !stop.load(Ordering::Relaxed) {
+            let (batch, well, badly) = self.turn();
+            (found.sent, found.failed) = (found.sent + well, found.failed + badly);
+            for Received { buffer, offset, len, .. } in batch {
+                found.received += 1;
+                match test {
+                    Test::Stream => self.pool.put(buffer),
+                    // Received bytes go back as they are, out of the same buffer.
+                    Test::PingPong => found.lost += u64::from(!self.give(buffer, offset, len)),
+                }
+            }
+        }
+        found.syscalls = self.queue.stats().syscalls;
+        found
+    }
+
+    /// Sends as much as the window allows.
+    fn stream(&mut self, stop: &AtomicBool) -> Found {
+        let (mut found, mut out) = (Found::default(), 0);
+        while !stop.load(Ordering::Relaxed) {
+            while out < WINDOW && self.send(found.sent + out as u64) {
+                out += 1;
+            }
+            let (batch, well, badly) = self.turn();
+            batch.into_iter().for_each(|received| self.pool.put(received.buffer));
+            (found.sent, found.failed) = (found.sent + well, found.failed + badly);
+            out -= usize::try_from(well + badly).unwrap_or(out).min(out);
+        }
+        found.syscalls = self.queue.stats().syscalls;
+        found
+    }
+
+    /// Sends one, waits for it to come back, and so on.
+    fn ping(&mut self, stop: &AtomicBool) -> Found {
+        let mut found = Found::default();
+        let mut number = 0_u64;
+        while !stop.load(Ordering::Relaxed) {
+            number += 1;
+            let start = Instant::now();
+            if !self.send(number) {
+                found.failed += 1;
+            }
+            let mut back = false;
+            while !back && !stop.load(Ordering::Relaxed) && start.elapsed() < LOST {
+                let (batch, well, badly) = self.turn();
+                (found.sent, found.failed) = (found.sent + well, found.failed + badly);
+                for received in batch {
+                    let bytes = &received.buffer.bytes()[received.offset as usize..];
+                    back |= bytes.first_chunk().is_some_and(|bytes| u64::from_le_bytes(*bytes) == number);
+                    found.received += 1;
+                    self.pool.put(received.buffer);
+                }
+            }
+            if back {
+                found.rtts_ns.push(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
+            } else if !stop.load(Ordering::Relaxed) {
+                found.lost += 1;
+            }
+        }
+        found.syscalls = self.queue.stats().syscalls;
+        found
+    }
+}
+
+/// Ticks both cold sides and carries what they need, until the time is up; then stops the workers.
+fn attend<F: Fabric>(
+    a: &mut End<F>,
+    b: &mut End<F>,
+    names: [Endpoint; 2],
+    mode: Mode,
+    seconds: u64,
+    stop: &AtomicBool,
+) {
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(seconds) {
+        let now_ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        a.ports.tick(now_ns);
+        b.ports.tick(now_ns);
+        for errand in a.ports.errands() {
+            let Errand::Offer { details, .. } = errand else { continue };
+            if let Ok(answer) = b.ports.accept(0, names[0], &details, ring(mode)) {
+                let _ = a.ports.connect(0, names[1], &answer); // the next try says why not
+            }
+        }
+        for errand in b.ports.errands() {
+            if matches!(errand, Errand::Renew { .. }) {
+                let _ = a.ports.reset(0, names[1]); // one that is down already stays down
+            }
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    stop.store(true, Ordering::Relaxed);
+}
+
+fn percentile(sorted: &[u64], of_100: usize) -> Option<f64> {
+    let at = (sorted.len() * of_100 / 100).min(sorted.len().checked_sub(1)?);
+    sorted.get(at).map(|ns| f64::from(u32::try_from(*ns).unwrap_or(u32::MAX)) / 1_000.0)
+}
+
+/// Runs one test on fresh ports and prints what came of it; says whether frames arrived and no buffer is missing.
+fn run<F: Fabric>(args: &Args, mode: Mode, test: Test, mut ends: [End<F>; 2]) -> Result<bool, String>
+where
+    F::Device: 'static,
+{
+    let [a, b] = &mut ends;
+    let names = introduce(a, b, mode)?;
+    let stop = AtomicBool::new(false);
+    let (Some(mut client), Some(mut server)) = (a.worker.take(), b.worker.take()) else {
+        return Err("no worker".to_owned());
+    };
+    (client.peer, server.peer) = (names[1], names[0]);
+    // Once each, so that both know the way before anything is sent.
+    client.turn();
+    server.turn();
+    let (mut found, served) = std::thread::scope(|scope| {
+        let serving = scope.spawn(|| server.serve(test, &stop));
+        let asking = scope.spawn(|| if test == Test::Stream { client.stream(&stop) } else { client.ping(&stop) });
+        attend(a, b, names, mode, args.seconds, &stop);
+        (asking.join().unwrap_or_default(), serving.join().unwrap_or_default())
+    });
+    let lanes: Vec<String> =
+        a.ports.report().lanes.iter().map(|lane| format!("{} {} {}", lane.kind, lane.state, lane.why)).collect();
+    let missing = a.ports.close(0, client.queue, &mut client.pool) + b.ports.close(0, server.queue, &mut server.pool);
+    found.rtts_ns.sort_unstable();
+    let arrived = if test == Test::Stream { served.received } else { found.rtts_ns.len() as u64 };
+    let seconds = f64::from(u32::try_from(args.seconds).unwrap_or(1));
+    println!(
+        "{}",
+        json!({
+            "mode": format!("{mode:?}").to_lowercase(),
+            "test": format!("{test:?}").to_lowercase(),
+            "events": args.events,
+            "bytes": args.bytes,
+            "seconds": args.seconds,
+            "kpps": f64::from(u32::try_from(arrived).unwrap_or(u32::MAX)) / seconds / 1_000.0,
+            "p50_us": percentile(&found.rtts_ns, 50),
+            "p99_us": percentile(&found.rtts_ns, 99),
+            "sent": found.sent,
+            "arrived": arrived,
+            "failed": found.failed + served.failed,
+            "lost": found.lost,
+            "syscalls": found.syscalls + served.syscalls,
+            "buffers_missing": missing,
+            "registrations": a.ports.report().registrations,
+            "lanes": lanes,
+            "counters": a.ports.report().counters.into_iter().collect::<std::collections::BTreeMap<_, _>>(),
+        })
+    );
+    Ok(arrived > 0 && missing == 0)
+}
+
+fn all(args: &Args) -> Result<bool, String> {
+    let mut good = true;
+    for &mode in &args.modes {
+        for &test in &args.tests {
+            good &= if args.stub {
+                let world = World::new(1);
+                let open = |port: &(Option<String>, IpAddr)| {
+                    let IpAddr::V4(ip) = port.1 else { return Err("--stub has IPv4 only".to_owned()) };
+                    let gid = ip.to_ipv6_mapped().octets();
+                    End::open(port, args, |config| Ok(world.fabric(gid, 4_096, config.arena)))
+                };
+                run(args, mode, test, [open(&args.a)?, open(&args.b)?])?
+            } else {
+                let open = |port: &(Option<String>, IpAddr)| {
+                    End::open(port, args, |config| Hardware::open(config).map_err(|error| error.to_string()))
+                };
+                run(args, mode, test, [open(&args.a)?, open(&args.b)?])?
+            };
+        }
+    }
+    Ok(good)
+}
+
+fn main() -> ExitCode {
+    let args = match parse() {
+        Ok(args) => args,
+        Err(error) => {
+            eprintln!("verbs_pingpong: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    if !args.stub {
+        match devices() {
+            Ok(found) => eprint!("{found}"),
+            Err(error) => eprintln!("{error}"),
+        }
+    }
+    let limit = args.limit;
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_secs(limit));
+        eprintln!("verbs_pingpong: not done after {limit} s; raise --limit if that is too short");
+        std::process::exit(2);
+    });
+    match all(&args) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("verbs_pingpong: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
