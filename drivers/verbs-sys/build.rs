@@ -2,7 +2,7 @@
 
 use std::{env, path::PathBuf};
 
-/// Functions that are bound; inline ones get a wrapper `NAME_w`. What is called for every burst is not among them: it is
+/// Functions that are bound; inline ones get a wrapper in C. What is called for every burst is not among them: it is
 /// called through the pointers that `ibv_qp_ex`, `ibv_cq_ex` and `ibv_context` hold, as the inline functions do.
 const FUNCTIONS: &[&str] = &[
     "ibv_free_device_list",

@@ -1,7 +1,7 @@
 //! The C interface of verbs (libibverbs), as the installed headers have it.
 //!
 //! Made by bindgen when it is built, so that it follows whichever rdma-core is there (31 and newer); inline functions of
-//! the headers are compiled once as `NAME_w`. It deliberately holds no types of its own and makes nothing safe: that is the
+//! the headers are compiled once. It deliberately holds no types of its own and makes nothing safe: that is the
 //! driver's task.
 #![allow(
     non_upper_case_globals,

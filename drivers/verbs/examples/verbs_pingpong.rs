@@ -19,7 +19,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
-use tachyon_driver_api::{CompletionBatch, Pool, Port, Received, RxBatch, RxQueue, Transmit, TxBatch, TxQueue};
+use tachyon_driver_api::{Buffer, CompletionBatch, Pool, Port, Received, RxBatch, RxQueue, Transmit, TxBatch, TxQueue};
 use tachyon_driver_arena::{Arena, ArenaConfig, Pages};
 use tachyon_driver_verbs::{
     ArenaRegion, Errand, Hardware, RingSize, VerbsConfig, VerbsPorts, VerbsQueue,
@@ -193,18 +193,24 @@ struct Found {
     syscalls: u64,
 }
 
+fn item(buffer: Buffer, offset: u32, len: u32, destination: Endpoint) -> Transmit {
+    Transmit { buffer, offset, len, stride: len, shard: 0, destination, token: 0 }
+}
+
 impl<D: Device> Worker<D> {
-    /// Sends one frame that begins with this number.
-    fn send(&mut self, number: u64) -> bool {
-        let Some(mut buffer) = self.pool.get() else { return false };
-        buffer.bytes_mut()[64..72].copy_from_slice(&number.to_le_bytes());
-        self.give(buffer, 64, self.bytes)
+    /// Sends a burst of at most this many frames, the first of which begins with this number; returns how many were taken.
+    fn send(&mut self, most: usize, number: u64) -> usize {
+        let mut batch = TxBatch::new();
+        let free = std::iter::from_fn(|| self.pool.get()).take(most.min(batch.capacity()));
+        for (mut buffer, number) in free.zip(number..) {
+            buffer.bytes_mut()[64..72].copy_from_slice(&number.to_le_bytes());
+            batch.push(item(buffer, 64, self.bytes, self.peer));
+        }
+        self.give(&mut batch)
     }
 
-    fn give(&mut self, buffer: tachyon_driver_api::Buffer, offset: u32, len: u32) -> bool {
-        let mut batch = TxBatch::new();
-        batch.push(Transmit { buffer, offset, len, stride: len, shard: 0, destination: self.peer, token: 0 });
-        let taken = self.queue.tx_burst(&mut batch) == 1;
+    fn give(&mut self, batch: &mut TxBatch) -> usize {
+        let taken = self.queue.tx_burst(batch);
         batch.drain(..).for_each(|item| self.pool.put(item.buffer));
         taken
     }
@@ -235,14 +241,16 @@ impl<D: Device> Worker<D> {
         while !stop.load(Ordering::Relaxed) {
             let (batch, well, badly) = self.turn();
             (found.sent, found.failed) = (found.sent + well, found.failed + badly);
+            let mut back = TxBatch::new();
             for Received { buffer, offset, len, .. } in batch {
                 found.received += 1;
                 match test {
                     Test::Stream => self.pool.put(buffer),
                     // Received bytes go back as they are, out of the same buffer.
-                    Test::PingPong => found.lost += u64::from(!self.give(buffer, offset, len)),
+                    Test::PingPong => back.push(item(buffer, offset, len, self.peer)),
                 }
             }
+            found.lost += (back.len() - self.give(&mut back)) as u64;
         }
         found.syscalls = self.queue.stats().syscalls;
         found
@@ -252,9 +260,7 @@ impl<D: Device> Worker<D> {
     fn stream(&mut self, stop: &AtomicBool) -> Found {
         let (mut found, mut out) = (Found::default(), 0);
         while !stop.load(Ordering::Relaxed) {
-            while out < WINDOW && self.send(found.sent + out as u64) {
-                out += 1;
-            }
+            out += self.send(WINDOW - out, found.sent);
             let (batch, well, badly) = self.turn();
             batch.into_iter().for_each(|received| self.pool.put(received.buffer));
             (found.sent, found.failed) = (found.sent + well, found.failed + badly);
@@ -271,9 +277,7 @@ impl<D: Device> Worker<D> {
         while !stop.load(Ordering::Relaxed) {
             number += 1;
             let start = Instant::now();
-            if !self.send(number) {
-                found.failed += 1;
-            }
+            found.failed += u64::from(self.send(1, number) == 0);
             let mut back = false;
             while !back && !stop.load(Ordering::Relaxed) && start.elapsed() < LOST {
                 let (batch, well, badly) = self.turn();

@@ -83,7 +83,8 @@ pub struct VerbsConfig {
     pub signal_interval: u32,
     /// Whether an idle worker sleeps until the device wakes it: for hosts with fewer cores than workers. Default false.
     pub events: bool,
-    /// Reconnections tried before a lane is reported as failed. Default 5.
+    /// Reconnections tried before a lane is reported as failed; none is tried while the port's own link is down. Default 10:
+    /// with the wait doubled each time, and half a second until a try is seen to fail, about 15 s.
     pub reconnects_max: u32,
     /// Before the first try; doubled for each further one. Default 10 ms.
     pub reconnect_ns: u64,
@@ -119,7 +120,7 @@ impl VerbsConfig {
             inline_bytes: INLINE_BYTES_DEFAULT,
             signal_interval: SIGNAL_INTERVAL_DEFAULT,
             events: false,
-            reconnects_max: 5,
+            reconnects_max: 10,
             reconnect_ns: 10_000_000,
             offer_ns: 1_000_000_000,
             seed: Secret(seed),

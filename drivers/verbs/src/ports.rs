@@ -462,7 +462,7 @@ impl<F: Fabric> VerbsPorts<F> {
 
     /// One step of bringing a connection back, or of closing it.
     fn advance(&mut self, worker: usize, index: usize) {
-        let now_ns = self.now_ns;
+        let (now_ns, up) = (self.now_ns, self.up);
         let connection = &mut self.desks[worker].connections[index];
         if connection.closing && connection.stage.is_at_rest() {
             let number = self.desks[worker].connections.swap_remove(index).number;
@@ -471,6 +471,8 @@ impl<F: Fabric> VerbsPorts<F> {
         }
         match connection.stage {
             Stage::Draining { until_ns } if now_ns >= until_ns => self.clear(worker, index),
+            // While our own link is down nothing can succeed, so it is no try.
+            Stage::Waiting { .. } if !up => {}
             Stage::Waiting { until_ns } if connection.active && now_ns >= until_ns => {
                 let (to, attempt) = (connection.to, connection.attempts);
                 let worker = u16::try_from(worker).unwrap_or(u16::MAX);

@@ -204,7 +204,9 @@ impl Device for HardwareDevice {
         // Of the setters each is called once per piece of work: the address of a datagram, and the bytes or where they are.
         unsafe {
             (*posting).wr_id = work.id;
-            (*posting).wr_flags = if work.signalled { sys::IBV_SEND_SIGNALED } else { 0 };
+            // That bytes are inline is said twice, because the soft device looks at the flag and mlx5 at the call.
+            let signalled = if work.signalled { sys::IBV_SEND_SIGNALED } else { 0 };
+            (*posting).wr_flags = signalled | if inline { sys::IBV_SEND_INLINE } else { 0 };
             let immediate = work.immediate.to_be();
             match to {
                 To::Memory { rkey, address } => {

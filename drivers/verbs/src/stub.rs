@@ -165,6 +165,16 @@ impl World {
         inner.nodes[node].events.push_back(FabricEvent::PairFailed { qpn, why: "broken from outside".to_owned() });
     }
 
+    /// Takes the link of the node with this address down or up, as far as its device says so.
+    pub fn set_link(&self, gid: [u8; 16], up: bool) {
+        let event = if up { FabricEvent::PortUp } else { FabricEvent::PortDown };
+        self.lock()
+            .nodes
+            .iter_mut()
+            .filter(|node| node.gid == gid)
+            .for_each(|node| node.events.push_back(event.clone()));
+    }
+
     /// Sends bytes to a datagram queue pair from outside, with this route header and immediate.
     pub fn inject(&self, qpn: u32, header: &[u8; 40], immediate: Option<u32>, bytes: &[u8]) -> bool {
         let mut inner = self.lock();

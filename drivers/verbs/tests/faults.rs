@@ -375,6 +375,22 @@ fn a_device_that_tells_nothing_is_reset_and_what_it_tells_later_counts_no_more()
 }
 
 #[test]
+fn nothing_is_tried_while_the_link_is_down() {
+    let (world, mut us, _) = three(None, 2);
+    world.set_link(mapped(us.ip), false);
+    us.ports.reset(0, PEERS[0]).unwrap();
+    for _ in 0..10_000 {
+        us.tick();
+        drain(&mut us);
+    }
+    assert_eq!((us.ports.errands().len(), us.state_of(PEERS[0])), (0, "waiting"));
+    assert_eq!(us.ports.report().state, "link_down");
+    world.set_link(mapped(us.ip), true);
+    us.tick();
+    assert_eq!((us.ports.errands().len(), us.ports.report().state), (1, "ready"));
+}
+
+#[test]
 fn destinations_come_and_go_for_ever() {
     let world = World::new(1);
     let mut us = Station::new(&world, [192, 0, 2, 1], |config| (config.lanes_max, config.connections_max) = (2, 1));

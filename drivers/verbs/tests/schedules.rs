@@ -305,7 +305,7 @@ fn connections_come_back_after_every_fault() {
 
 #[test]
 fn threads_that_write_into_each_others_rings_lose_nothing() {
-    const FRAMES: u64 = 20_000;
+    const FRAMES: u64 = 5_000;
     let mut run = Run::new(Kind::Rings, 5);
     let names = run.names;
     let work = |at: usize, mut worker: station::Worker| {
@@ -324,6 +324,9 @@ fn threads_that_write_into_each_others_rings_lose_nothing() {
             }
             let (mut received, mut done) = (RxBatch::new(), CompletionBatch::new());
             worker.queue.rx_burst(&mut worker.pool, &mut received);
+            if received.is_empty() {
+                std::thread::yield_now(); // there may be fewer cores than threads
+            }
             for one in received {
                 let bytes = one.buffer.bytes()[one.offset as usize..].first_chunk().unwrap();
                 assert_eq!(u64::from_le_bytes(*bytes), heard, "in order, and each once");
@@ -347,6 +350,7 @@ fn threads_that_write_into_each_others_rings_lose_nothing() {
         // The other side may still wait for credits of ours.
         while !other.is_finished() {
             a.queue.rx_burst(&mut a.pool, &mut RxBatch::new());
+            std::thread::yield_now();
         }
         other.join().unwrap();
     });
