@@ -19,6 +19,9 @@ use tachyon_driver_ether::Mac;
 /// Numbers software devices, so that each has a name of its own in the process.
 static SERIAL: AtomicU32 = AtomicU32::new(0);
 
+/// How packets find their worker where devices have a hash and no rules.
+const HASH_ALONE: &str = "hash key";
+
 /// What a device can do and was set to.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Abilities {
@@ -206,9 +209,14 @@ impl Opened {
         self.steering = match (steer::by_rules(self.number, families, owners), hash) {
             (Ok(()), Ok(())) => "flow rules, and hash key".to_owned(),
             (Ok(()), Err(_)) => "flow rules".to_owned(),
-            (Err(_), Ok(())) => "hash key".to_owned(),
+            (Err(_), Ok(())) => HASH_ALONE.to_owned(),
             (Err(rules), Err(hash)) => format!("none: {rules}; {hash}"),
         };
+    }
+
+    /// Whether there is nothing but the hash to tell packets apart by.
+    pub(crate) fn is_steered_by_hash_alone(&self) -> bool {
+        self.steering == HASH_ALONE
     }
 
     /// Stops it. Nobody may poll it any more. What was in its rings goes back to the pools.

@@ -500,7 +500,18 @@ impl DpdkPorts {
                 desk.config.name
             ))
         });
-        self.degraded.iter().cloned().chain(steering).collect()
+        let mixed = self.desks.iter().filter(|desk| {
+            let Families { v4, v6 } = families(&desk.config);
+            v4 && v6 && desk.opened.as_ref().is_some_and(Opened::is_steered_by_hash_alone)
+        });
+        let mixed = mixed.map(|desk| {
+            format!(
+                "port {}: its hash finds the worker of every packet over IPv4, but over IPv6 only from addresses whose 12th byte is \
+                 0 or 128; others end as E_INGRESS_WRONG_SHARD: give each family a port of its own, or use one worker",
+                desk.config.name
+            )
+        });
+        self.degraded.iter().cloned().chain(steering).chain(mixed).collect()
     }
 
     /// A running port's queue, to move packets as they are. Whoever has it polls instead of the worker of that number.
