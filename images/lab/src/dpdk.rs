@@ -251,6 +251,9 @@ fn spread(phase: &Phase, name: &str, workers: usize) -> Result<Value> {
     ensure!(heap == 0, "workers used the heap {heap} times");
     let steering = port(phase, name, "east")?["steering"].clone();
     ensure!(steering == "hash key", "packets find their worker by {steering}");
+    // East has both families, which one key cannot keep apart.
+    let told = status["degraded"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    ensure!(told.into_iter().any(|line| line.contains("over IPv6 only from")), "nobody was told what IPv6 lacks");
     Ok(json!({ "frames_by_worker": seen, "wrong_shard": wrong, "steering": steering }))
 }
 
@@ -354,7 +357,8 @@ mod tests {
                 json!({ "ledgers": { "frames": { "seen": seen, "reasons": reasons } }, "heap_calls": 0 })
             };
             let ports = json!([{ "name": "east", "steering": steering }]);
-            let status = json!({ "workers": [worker(seen[0], 0), worker(seen[1], wrong)], "ports": ports });
+            let workers = [worker(seen[0], 0), worker(seen[1], wrong)];
+            let status = json!({ "workers": workers, "ports": ports, "degraded": ["over IPv6 only from some"] });
             spread(&phase(vec![("status".to_owned(), format!("a {status}"))]), "a", 2)
         };
         judge([5, 6], 0, "hash key").unwrap();
