@@ -25,7 +25,9 @@ use std::{
 };
 use tachyon_driver_api::{BURST_MAX, Pool, Port, PortError, PortInfo, PortReport, PortState, Ports, Said};
 use tachyon_driver_dpdk_sys::{self as sys, rte_mempool};
-use tachyon_driver_ether::{Foreign, Interface, Mac, Neighbours, Network, News, Receiver, Responder, UdpChecksum};
+use tachyon_driver_ether::{
+    Foreign, Interface, Mac, Neighbours, Network, News, Receiver, Responder, UdpChecksum, address,
+};
 
 /// Destinations that a worker knows the way to: more than there may be subscribers and sources of answers.
 const NEIGHBOURS: usize = 8_192;
@@ -453,6 +455,9 @@ impl DpdkPorts {
             let _ = answers.try_push(answer); // in a storm, the rest asks again
         };
         for desk in wires.iter_mut() {
+            while let Ok(to) = desk.wanted.pop() {
+                responder.want(address(&to), now_ns);
+            }
             while let Ok(heard) = desk.heard.pop() {
                 let packet = &heard.bytes[..usize::from(heard.len)];
                 responder.handle(heard.port, packet, now_ns, &mut send, &mut |one| news.push(one));

@@ -160,12 +160,14 @@ impl DpdkQueue {
     /// Makes packets of an item; false if they find no room now, and then nothing happened.
     #[inline]
     fn stage(&mut self, item: &Transmit) -> bool {
-        let Self { pool, small, plain, neighbours, ports, shared, done, .. } = self;
+        let Self { pool, small, plain, neighbours, ports, shared, wires, done, .. } = self;
         let Some(m) = pool.descriptor(&item.buffer) else { return self.refuse_strange(item) };
         let frames = count_frames(item);
         let end = u64::from(item.offset) + u64::from(item.len);
         let Some(hop) = neighbours.get(&item.destination.ip) else {
             shared.count_unreachable(self.worker);
+            // A neighbour that was away, or the sender of a frame that is answered: nobody else says that it is sent to.
+            let _ = wires.wanted.push(item.destination.ip);
             return fail(pool, done, m, item.token, &mut self.held);
         };
         let port = &mut ports[usize::from(hop.port())];

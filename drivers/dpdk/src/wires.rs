@@ -8,6 +8,8 @@ use tachyon_driver_ether::News;
 pub(crate) const HEARD_BYTES: usize = 128;
 /// Packets that may wait either way; in a storm the rest is dropped, and whoever asked asks again.
 const PACKETS: usize = 64;
+/// Destinations that may wait to be asked for; whoever is left out is noted again with the next copy for it.
+const WANTED: usize = 64;
 /// News that may wait: as many as there are neighbours at most, because the cold side tells each change once.
 const NEWS: usize = 4_096;
 
@@ -23,6 +25,8 @@ pub(crate) struct Heard {
 #[derive(Debug)]
 pub(crate) struct WorkerWires {
     pub(crate) heard: Producer<Heard>,
+    /// Destinations that no way is known to, as in `Endpoint::ip`.
+    pub(crate) wanted: Producer<[u8; 16]>,
     pub(crate) answers: Consumer<Heard>,
     pub(crate) news: Consumer<News>,
 }
@@ -39,13 +43,16 @@ impl WorkerWires {
 #[derive(Debug)]
 pub(crate) struct DeskWires {
     pub(crate) heard: Consumer<Heard>,
+    pub(crate) wanted: Consumer<[u8; 16]>,
     pub(crate) answers: Producer<Heard>,
     pub(crate) news: Producer<News>,
 }
 
 pub(crate) fn wires() -> (WorkerWires, DeskWires) {
     let (heard, heard_out) = RingBuffer::new(PACKETS);
+    let (wanted, wanted_out) = RingBuffer::new(WANTED);
     let (answers_in, answers) = RingBuffer::new(PACKETS);
     let (news_in, news) = RingBuffer::new(NEWS);
-    (WorkerWires { heard, answers, news }, DeskWires { heard: heard_out, answers: answers_in, news: news_in })
+    let desk = DeskWires { heard: heard_out, wanted: wanted_out, answers: answers_in, news: news_in };
+    (WorkerWires { heard, wanted, answers, news }, desk)
 }

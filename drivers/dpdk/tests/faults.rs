@@ -283,6 +283,43 @@ fn what_nobody_answers_for_is_refused_at_once_and_resolved_for_the_next_time() {
 }
 
 #[test]
+fn whoever_is_sent_to_is_asked_for_although_nobody_announced_it_and_again_after_it_was_away() {
+    let _alone = alone();
+    let socket = socket();
+    let memif = |server| Device::Memif { socket: socket.clone(), id: 0, server };
+    let mut us = Station::open(vec![port("us", memif(true), US, OUR_MAC, &[])], &[0], BASE_PORT);
+    let mut peer = Station::open(vec![port("peer", memif(false), PEER, PEER_MAC, &[])], &[0], 5_000);
+    let mut work = |us: &mut Station| {
+        peer.tick();
+        peer.receive().into_iter().for_each(|received| peer.pool.put(received.buffer));
+        us.receive();
+    };
+    us.until("both ends connect", |us| {
+        work(us);
+        us.state(0) == PortState::Ready
+    });
+    us.receive();
+    us.until("the neighbour answered", |us| {
+        work(us);
+        send(us, PEER).is_none()
+    });
+    // For two minutes nobody answers, so it is given up and forgotten.
+    let now_ns = us.now_ns();
+    for second in 0..120 {
+        us.ports.tick(now_ns + second * 1_000_000_000);
+    }
+    us.receive();
+    assert_eq!(send(&mut us, PEER), Some(Reason::TxSubmitFail), "it was given up");
+    let mut second = 120;
+    us.until("it is found again", |us| {
+        work(us);
+        second += 1;
+        us.ports.tick(now_ns + second * 1_000_000_000);
+        send(us, PEER).is_none()
+    });
+}
+
+#[test]
 fn a_second_server_at_one_socket_gets_a_clear_error() {
     let _alone = alone();
     let socket = socket();
