@@ -587,12 +587,12 @@ impl RxQueue for DpdkQueue {
         let most = if count == 1 { BURST_MAX } else { SHARE };
         let mut got = 0;
         for _ in 0..count {
-            let index = self.next;
-            self.next = if index + 1 >= count { 0 } else { index + 1 };
             let room = into.remaining_capacity();
             if room == 0 {
-                break;
+                break; // before the next port's turn is taken from it, or two that are flooded would keep a third out
             }
+            let index = self.next;
+            self.next = if index + 1 >= count { 0 } else { index + 1 };
             got += self.receive(index, most.min(room), into);
         }
         self.owed += got;

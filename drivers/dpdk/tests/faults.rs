@@ -3,7 +3,7 @@
 
 mod station;
 
-use station::{BASE_PORT, BUFFERS, Station, port, socket};
+use station::{BASE_PORT, BUFFER_BYTES, BUFFERS, Station, port, socket};
 use std::{fs, path::PathBuf, sync::Mutex};
 use tachyon_driver_api::{Buffer, PortState, Ports, Received, RxBatch, RxQueue, Transmit};
 use tachyon_driver_dpdk::{
@@ -372,4 +372,43 @@ fn a_frame_of_mtu_9000_fits_a_larger_buffer_in_one_piece() {
         found
     });
     fs::remove_file(path).unwrap();
+}
+
+/// We with `count` cables, and a peer at the other ends.
+fn cables(tag: &str, count: u8) -> (Station, Station) {
+    let end = |number: u8, far| Device::Crossed { cable: format!("{tag}{number}"), far };
+    let ip = |number: u8, host| [198, 51, number, host];
+    let ports = |far, (host, mac): (u8, _), (other, other_mac)| {
+        let one = |number| {
+            port(&format!("port-{number}"), end(number, far), ip(number, host), mac, &[(ip(number, other), other_mac)])
+        };
+        (0..count).map(one).collect()
+    };
+    let open = |ports, base_port| Station::open_with(ports, &[0], base_port, BUFFER_BYTES, 2 * BUFFERS);
+    let mut us = open(ports(false, (1, OUR_MAC), (2, PEER_MAC)), BASE_PORT);
+    let mut peer = open(ports(true, (2, PEER_MAC), (1, OUR_MAC)), 5_000);
+    for station in [&mut us, &mut peer] {
+        station.tick();
+        station.receive();
+    }
+    (us, peer)
+}
+
+#[test]
+fn every_port_of_several_has_its_turn_however_much_the_others_receive() {
+    let _alone = alone();
+    let (mut us, mut peer) = cables("turn", 3);
+    for number in 0..3 {
+        for _ in 0..128 {
+            peer.send(0, Endpoint::v4([198, 51, number, 1], BASE_PORT), &[&[number; 64]]);
+        }
+    }
+    let mut got = [0; 3];
+    for _ in 0..3 {
+        for Received { buffer, source, .. } in us.receive() {
+            got[usize::from(source.ip[14])] += 1;
+            us.pool.put(buffer);
+        }
+    }
+    assert_eq!(got, [64; 3]);
 }
