@@ -94,6 +94,13 @@ impl RawQueue {
         }
     }
 
+    /// Asks the device for the packets that it has sent; without effect where its driver cannot be asked.
+    #[cold]
+    pub(crate) fn reclaim(&mut self) {
+        // SAFETY: as in `receive`; zero stands for all of them.
+        unsafe { sys::rte_eth_tx_done_cleanup(self.port, self.queue, 0) };
+    }
+
     /// Sends from the front of `from`, and keeps there what the device did not take; returns how many it took.
     #[inline(always)]
     pub fn send_from(&mut self, from: &mut Packets) -> usize {

@@ -33,7 +33,7 @@ use tachyon_driver_ether::{
 const NEIGHBOURS: usize = 8_192;
 /// Between looks at links and counts.
 const LOOK_NS: u64 = 100_000_000;
-/// Headers in memory of their own that one worker has on their way.
+/// Headers in memory of their own that one worker has at hand, beside one for each descriptor that a device sends from.
 const SMALL: u32 = 2_047;
 /// Room of each: 66 bytes of headers, or an answer to a neighbour, in whole lines.
 const SMALL_BYTES: u32 = 128;
@@ -323,6 +323,7 @@ impl DpdkPorts {
             worker,
             base_port: self.config.base_port,
             held: self.config.buffers_held(),
+            small: SMALL + self.config.ports.len() as u32 * u32::from(self.config.transmit_descriptors),
             ports: self.desks.iter().map(PortDesk::seen_by_worker).collect(),
             names: self.desks.iter().map(|desk| desk.config.name.clone()).collect(),
             socket: self.desks.iter().find_map(|desk| desk.opened.as_ref()).map_or(-1, |opened| opened.socket),
@@ -534,6 +535,7 @@ pub struct DpdkSeat {
     worker: u16,
     base_port: u16,
     held: usize,
+    small: u32,
     ports: Vec<SeenPort>,
     names: Vec<String>,
     socket: i32,
@@ -593,7 +595,7 @@ impl Port for DpdkSeat {
         // Each with a name of its own, also over the life of several queues.
         let unique = SERIAL.fetch_add(1, Ordering::Relaxed);
         let mut arena_pool = ArenaPool::new(self.eal, &format!("arena-{unique}"), pool, self.socket)?;
-        let small = SmallPool::new(self.eal, &format!("small-{unique}"), SMALL, SMALL_BYTES, self.socket)?;
+        let small = SmallPool::new(self.eal, &format!("small-{unique}"), self.small, SMALL_BYTES, self.socket)?;
         arena_pool.withdraw(total)?;
         let given = arena_pool.refill_all(pool, held);
         let pools = &self.pools[usize::from(self.worker)];
@@ -622,6 +624,7 @@ impl Port for DpdkSeat {
             held: given,
             waiting: 0,
             turns: 0,
+            dry_turns: 0,
             done: ArrayVec::new(),
             strange: ArrayVec::new(),
             starved: 0,

@@ -32,7 +32,8 @@ const DONE_MAX: usize = 512;
 const SHARE: usize = 32;
 /// Turns between looks at what the cold side sent, when there is never a quiet one.
 const CHORE_TURNS: u32 = 1_024;
-/// Turns in which a device takes nothing before what waits for it ends as `E_TX_TIMEOUT`: some tenths of a second.
+/// Turns in which a device takes nothing, or no descriptors come back, before what waits for it ends as `E_TX_TIMEOUT`: some
+/// tenths of a second. From then on nothing waits until something moves again, so that one device holds up the others once.
 const STALL_TURNS: u32 = 1 << 20;
 /// Longest sleep when idle, because no device wakes us: the most that a frame may wait for an idle poll.
 const SLEEP_NS_MAX: u64 = 10_000;
@@ -90,6 +91,8 @@ pub struct DpdkQueue {
     /// Packets in all `out`s.
     pub(crate) waiting: usize,
     pub(crate) turns: u32,
+    /// Turns in which items found no descriptors, since one last found some.
+    pub(crate) dry_turns: u32,
     pub(crate) done: Done,
     /// Buffers of another pool, which cannot be sent or exchanged.
     pub(crate) strange: ArrayVec<Completion, BURST_MAX>,
@@ -168,11 +171,11 @@ impl DpdkQueue {
             shared.count_unreachable(self.worker);
             // A neighbour that was away, or the sender of a frame that is answered: nobody else says that it is sent to.
             let _ = wires.wanted.push(item.destination.ip);
-            return fail(pool, done, m, item.token, &mut self.held);
+            return fail(pool, done, m, (item.token, Reason::TxSubmitFail), &mut self.held);
         };
         let port = &mut ports[usize::from(hop.port())];
         if port.usable != Use::Both || frames == 0 || frames > BURST_MAX || end > u64::from(item.buffer.capacity()) {
-            return fail(pool, done, m, item.token, &mut self.held);
+            return fail(pool, done, m, (item.token, Reason::TxSubmitFail), &mut self.held);
         }
         if port.out.packets.remaining_capacity() < frames {
             return false;
@@ -186,12 +189,25 @@ impl DpdkQueue {
             match (Pieces { pool, small, plain, port, hop, source_port }).stage(m, item, frames) {
                 Ok(copied) if copied => shared.count_copied(self.worker),
                 Ok(_) => {}
-                Err(NoRoom) => return false,
+                Err(NoRoom) => return self.run_dry(m, item.token),
             }
+            self.dry_turns = 0;
         }
         self.waiting += frames;
         self.held += 1;
         true
+    }
+
+    /// Descriptors ran out: devices are asked for those that they are done with, which many keep until they send again. If
+    /// none come for long the item ends, or it would hold up everything behind it.
+    #[cold]
+    fn run_dry(&mut self, m: NonNull<rte_mbuf>, token: u32) -> bool {
+        for port in self.ports.iter_mut().filter(|port| port.usable == Use::Both) {
+            port.raw.reclaim();
+        }
+        self.dry_turns = self.dry_turns.saturating_add(1);
+        self.dry_turns >= STALL_TURNS
+            && fail(&mut self.pool, &mut self.done, m, (token, Reason::TxTimeout), &mut self.held)
     }
 
     #[cold]
@@ -218,7 +234,7 @@ impl DpdkQueue {
             }
             let taken = port.raw.send(&out.packets);
             if taken == 0 {
-                out.stalled_turns += 1;
+                out.stalled_turns = out.stalled_turns.saturating_add(1);
                 if out.stalled_turns >= STALL_TURNS {
                     self.waiting -= out.give_up(Reason::TxTimeout, &mut self.done);
                 }
@@ -238,6 +254,7 @@ impl DpdkQueue {
             port.usable = usable;
             if usable == Use::None || usable == Use::Receive {
                 self.waiting -= port.out.give_up(Reason::TxSubmitFail, &mut self.done);
+                port.out.stalled_turns = 0;
             }
             if usable != Use::None {
                 // SAFETY: the cold side set this port up with a queue for each worker, started it, and said so.
@@ -304,7 +321,6 @@ impl Out {
         let count = self.packets.len();
         self.packets.drain(..).for_each(Packet::free);
         done.extend(self.tokens.drain(..).flatten().map(|token| (token, Some(reason))));
-        self.stalled_turns = 0;
         count
     }
 }
@@ -321,11 +337,17 @@ const fn count_frames(item: &Transmit) -> usize {
 
 /// Ends an item without sending it; its buffer goes to DPDK's side and another comes with the completion.
 #[cold]
-fn fail(pool: &mut ArenaPool, done: &mut Done, m: NonNull<rte_mbuf>, token: u32, held: &mut usize) -> bool {
+fn fail(
+    pool: &mut ArenaPool,
+    done: &mut Done,
+    m: NonNull<rte_mbuf>,
+    (token, why): (u32, Reason),
+    held: &mut usize,
+) -> bool {
     // SAFETY: the item's buffer is given up here; its completion brings another.
     unsafe { pool.give_many(&[m.as_ptr()]) };
     *held += 1;
-    done.push((token, Some(Reason::TxSubmitFail)));
+    done.push((token, Some(why)));
     true
 }
 

@@ -5,7 +5,9 @@ mod station;
 
 use station::{BASE_PORT, BUFFER_BYTES, BUFFERS, Station, port, socket};
 use std::{fs, path::PathBuf, sync::Mutex};
-use tachyon_driver_api::{Buffer, PortState, Ports, Received, RxBatch, RxQueue, Transmit};
+use tachyon_driver_api::{
+    Buffer, CompletionBatch, PortState, Ports, Received, RxBatch, RxQueue, Transmit, TxBatch, TxQueue,
+};
 use tachyon_driver_dpdk::{
     Device,
     ether::{Foreign, Hop, Interface, UdpChecksum},
@@ -394,6 +396,13 @@ fn cables(tag: &str, count: u8) -> (Station, Station) {
     (us, peer)
 }
 
+/// Empties the cables, whose packets are the other end's.
+fn drain(station: &mut Station) {
+    for _ in 0..100 {
+        station.receive().into_iter().for_each(|received| station.pool.put(received.buffer));
+    }
+}
+
 #[test]
 fn every_port_of_several_has_its_turn_however_much_the_others_receive() {
     let _alone = alone();
@@ -411,4 +420,67 @@ fn every_port_of_several_has_its_turn_however_much_the_others_receive() {
         }
     }
     assert_eq!(got, [64; 3]);
+    drain(&mut us);
+}
+
+/// Offers an item once; what became of it, if it ended.
+fn offer(us: &mut Station, item: Transmit) -> Option<Option<Reason>> {
+    let (mut from, mut done) = (TxBatch::new(), CompletionBatch::new());
+    from.push(item);
+    us.queue().tx_burst(&mut from);
+    us.queue().completions(&mut done);
+    from.drain(..).for_each(|item| us.pool.put(item.buffer));
+    let ended = done.pop()?;
+    us.pool.put(ended.buffer);
+    Some(ended.error)
+}
+
+#[test]
+fn a_device_that_takes_nothing_for_long_holds_the_others_up_once() {
+    let _alone = alone();
+    let (mut us, mut peer) = cables("stall", 2);
+    let to = |number| Endpoint::v4([198, 51, number, 2], 5_000);
+    let one = |us: &mut Station, number| {
+        let buffer = us.pool.get().unwrap();
+        Transmit { buffer, offset: 0, len: 64, stride: 64, shard: 0, destination: to(number), token: 1 }
+    };
+    // Nobody looks at the other ends, so the first cable is full at some point.
+    let stuck = (0..2_000).find_map(|_| {
+        let item = one(&mut us, 0);
+        us.transmit(item)
+    });
+    assert_eq!(stuck, Some(Reason::TxTimeout));
+    for _ in 0..3 {
+        let item = one(&mut us, 0);
+        assert_eq!(offer(&mut us, item), Some(Some(Reason::TxTimeout)), "it is known to take nothing");
+        let item = one(&mut us, 1);
+        assert_eq!(offer(&mut us, item), Some(None));
+    }
+    drain(&mut peer);
+    let item = one(&mut us, 0);
+    assert_eq!(offer(&mut us, item), Some(None), "it takes again");
+    drain(&mut peer);
+}
+
+#[test]
+fn an_item_for_which_no_descriptors_come_ends() {
+    let _alone = alone();
+    let (mut us, mut peer) = cables("dry", 2);
+    // Each frame of several in a buffer takes two descriptors, which come back when the peer has read it.
+    let sixteen = |us: &mut Station, number| {
+        let (buffer, destination) = (us.pool.get().unwrap(), Endpoint::v4([198, 51, number, 2], 5_000));
+        Transmit { buffer, offset: 0, len: 1_024, stride: 64, shard: 0, destination, token: 1 }
+    };
+    let mut ended = None;
+    for (number, most) in [(0, 63), (1, 63)] {
+        for _ in 0..most {
+            let item = sixteen(&mut us, number);
+            ended = ended.or(us.transmit(item));
+        }
+    }
+    assert_eq!(ended, Some(Reason::TxTimeout));
+    drain(&mut peer);
+    let item = sixteen(&mut us, 1);
+    assert_eq!(us.transmit(item), None, "there are some again");
+    drain(&mut peer);
 }
