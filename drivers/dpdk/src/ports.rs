@@ -26,11 +26,9 @@ use std::{
 use tachyon_driver_api::{BURST_MAX, Pool, Port, PortError, PortInfo, PortReport, PortState, Ports, Said};
 use tachyon_driver_dpdk_sys::{self as sys, rte_mempool};
 use tachyon_driver_ether::{
-    Foreign, Interface, Mac, Neighbours, Network, News, Receiver, Responder, UdpChecksum, address,
+    Foreign, Interface, Mac, Neighbours, Network, News, Receiver, Responder, UdpChecksum, WANTED_MAX, address,
 };
 
-/// Destinations that a worker knows the way to: more than there may be subscribers and sources of answers.
-const NEIGHBOURS: usize = 8_192;
 /// Between looks at links and counts.
 const LOOK_NS: u64 = 100_000_000;
 /// Headers in memory of their own that one worker has at hand, beside one for each descriptor that a device sends from.
@@ -324,6 +322,7 @@ impl DpdkPorts {
             base_port: self.config.base_port,
             held: self.config.buffers_held(),
             small: SMALL + self.config.ports.len() as u32 * u32::from(self.config.transmit_descriptors),
+            neighbours: WANTED_MAX + self.desks.iter().map(|desk| desk.config.neighbours.len()).sum::<usize>(),
             ports: self.desks.iter().map(PortDesk::seen_by_worker).collect(),
             names: self.desks.iter().map(|desk| desk.config.name.clone()).collect(),
             socket: self.desks.iter().find_map(|desk| desk.opened.as_ref()).map_or(-1, |opened| opened.socket),
@@ -465,16 +464,14 @@ impl DpdkPorts {
             }
         }
         responder.tick(now_ns, &mut send, &mut |one| news.push(one));
-        // The first worker speaks for all.
-        if let Some(first) = wires.first_mut() {
+        // The first worker speaks for all; if it is gone, the next one.
+        if let Some(first) = wires.iter_mut().find(|desk| desk.is_alive()) {
             answers.into_iter().for_each(|answer| {
                 let _ = first.answers.push(answer); // the same
             });
         }
         for desk in wires.iter_mut() {
-            for one in &news {
-                let _ = desk.news.push(*one); // as many fit as there can be neighbours
-            }
+            desk.tell(&news);
         }
     }
 
@@ -536,6 +533,8 @@ pub struct DpdkSeat {
     base_port: u16,
     held: usize,
     small: u32,
+    /// Destinations that the cold side may tell the way to.
+    neighbours: usize,
     ports: Vec<SeenPort>,
     names: Vec<String>,
     socket: i32,
@@ -614,7 +613,7 @@ impl Port for DpdkSeat {
             pool: arena_pool,
             small,
             plain,
-            neighbours: Neighbours::new(NEIGHBOURS),
+            neighbours: Neighbours::new(self.neighbours),
             shared: Arc::clone(&self.shared),
             wires,
             base_port: self.base_port,
@@ -779,11 +778,18 @@ impl DpdkPorts {
     }
 }
 
+/// A worker that ends, however, polls no more: ports need not wait for it, and another one speaks for it.
+impl Drop for DpdkQueue {
+    fn drop(&mut self) {
+        self.shared.leave(self.worker);
+        leave_thread();
+    }
+}
+
 impl DpdkQueue {
     /// Gives every buffer back to `pool`, on the thread that polled; `ports` are closed for it, so this is the end of all
     /// queues. Returns how many buffers are missing: 0 unless one was lost.
     pub fn close(mut self, ports: &mut DpdkPorts, pool: &mut Pool) -> usize {
-        self.shared.leave(self.worker);
         self.drop_waiting();
         ports.close();
         while let Some(m) = self.pool.take() {
@@ -791,7 +797,6 @@ impl DpdkQueue {
             pool.put(buffer);
         }
         self.strange.drain(..).for_each(|completion| pool.put(completion.buffer));
-        leave_thread();
         pool.total() - pool.free()
     }
 

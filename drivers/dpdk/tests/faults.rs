@@ -484,3 +484,38 @@ fn an_item_for_which_no_descriptors_come_ends() {
     assert_eq!(us.transmit(item), None, "there are some again");
     drain(&mut peer);
 }
+
+#[test]
+fn a_worker_that_is_gone_keeps_no_port_from_stopping() {
+    let _alone = alone();
+    let (mut us, _peer) = cables("gone", 1);
+    us.abandon();
+    us.ports.stop("port-0").unwrap();
+    us.tick();
+    assert_eq!(us.ports.reports()[0].why, "stopped by an operator; `tachyon ports start` starts it");
+}
+
+#[test]
+fn more_news_than_there_is_room_for_at_once_is_told_bit_by_bit() {
+    let _alone = alone();
+    let socket = socket();
+    let memif = |server| Device::Memif { socket: socket.clone(), id: 0, server };
+    let host = |number: u16| [192, 0, 2 + (number / 200) as u8, 2 + (number % 200) as u8];
+    let known: Vec<_> = (0..5_000).map(|number| (host(number), PEER_MAC)).collect();
+    let mut us = Station::open(vec![port("us", memif(true), US, OUR_MAC, &known)], &[0], BASE_PORT);
+    let mut peer = Station::open(vec![port("peer", memif(false), PEER, PEER_MAC, &[])], &[0], 5_000);
+    us.until("both ends connect", |us| {
+        us.receive();
+        peer.tick();
+        peer.receive();
+        us.state(0) == PortState::Ready && peer.state(0) == PortState::Ready
+    });
+    peer.receive(); // its buffers are for us to fill
+    for _ in 0..2 {
+        us.tick();
+        us.receive();
+    }
+    for number in [0, 4_095, 4_096, 4_999] {
+        assert_eq!(send(&mut us, host(number)), None, "{number}");
+    }
+}
