@@ -1,5 +1,6 @@
 //! The devices that a port can stand on, typed, and the names that DPDK has for them.
 
+use crate::ports::PLAIN_BYTES;
 use std::{
     ffi::CString,
     fmt,
@@ -94,6 +95,11 @@ pub enum Device {
     VirtioUser(PathBuf),
 }
 
+/// Ethernet header and VLAN tag.
+const FRAMING_BYTES: u32 = 18;
+/// Packets of XDP sockets are in DPDK's own memory, of which the kernel keeps 256 bytes in front of what it receives
+/// (`XDP_PACKET_HEADROOM`).
+const XDP_MTU_MAX: u16 = (PLAIN_BYTES - 256 - FRAMING_BYTES) as u16;
 /// Longest interface name (`IFNAMSIZ` of Linux, with its final zero).
 const INTERFACE_BYTES_MAX: usize = 15;
 
@@ -166,6 +172,26 @@ impl Device {
         let c_string =
             |text: String| CString::new(text).map_err(|_| PortError("a device name holds a zero byte".to_owned()));
         Ok((c_string(name)?, c_string(arguments)?))
+    }
+
+    /// Refuses what its driver would do wrong without a word, given the longest IP packet that buffers are made for.
+    pub(crate) fn check(&self, mtu: u16) -> Result<(), PortError> {
+        match self {
+            Self::AfXdp(_) if mtu > XDP_MTU_MAX => Err(PortError(format!(
+                "{}: an MTU of {mtu} does not fit its memory: set mtu to at most {XDP_MTU_MAX}",
+                self.title()
+            ))),
+            // It writes no byte and looks at no buffer, so a longer packet would reach into the next one.
+            Self::Null { packet_bytes, .. } if u32::from(*packet_bytes) > u32::from(mtu) + FRAMING_BYTES => {
+                Err(PortError(format!(
+                    "{}: packets of {packet_bytes} bytes do not fit an MTU of {mtu}: set frame_bytes to at most {}, or \
+                     raise mtu",
+                    self.title(),
+                    u32::from(mtu) + FRAMING_BYTES
+                )))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A file that has to be there before the device can be opened, and is not.

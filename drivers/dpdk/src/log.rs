@@ -68,22 +68,37 @@ const FIXES: &[(&str, &str)] = &[
 const HARMLESS: &[&str] =
     &["No free 1048576 kB hugepages", "no mounted hugetlbfs", "mp action callback: Operation not supported"];
 
-static KEPT: Mutex<VecDeque<Line>> = Mutex::new(VecDeque::new());
+/// Lines that nobody took yet.
+struct Kept {
+    lines: VecDeque<Line>,
+    /// How many of the last ones were said since [`begin`].
+    fresh: usize,
+}
+
+static KEPT: Mutex<Kept> = Mutex::new(Kept { lines: VecDeque::new(), fresh: 0 });
 
 /// Takes what DPDK said since the last call, oldest first.
 #[must_use]
 pub fn take() -> Vec<Line> {
-    kept().drain(..).collect()
+    let mut kept = kept();
+    kept.fresh = 0;
+    kept.lines.drain(..).collect()
 }
 
-fn kept() -> MutexGuard<'static, VecDeque<Line>> {
+/// What is said from here on belongs to what is tried next, so that no error tells of another device.
+pub(crate) fn begin() {
+    kept().fresh = 0;
+}
+
+fn kept() -> MutexGuard<'static, Kept> {
     KEPT.lock().unwrap_or_else(PoisonError::into_inner) // a line lost in a panic harms nobody
 }
 
-/// The last lines that say what went wrong, for an error text.
+/// The last lines since [`begin`] that say what went wrong, for an error text.
 pub(crate) fn last_errors() -> String {
     let kept = kept();
-    let serious = || kept.iter().filter(|line| line.level == Level::Error);
+    let old = kept.lines.len().saturating_sub(kept.fresh);
+    let serious = || kept.lines.iter().skip(old).filter(|line| line.level == Level::Error);
     let texts: Vec<String> = serious().skip(serious().count().saturating_sub(3)).map(Line::to_string).collect();
     texts.join("; ")
 }
@@ -96,10 +111,11 @@ fn keep(level: Level, text: &str) {
     let fix = FIXES.iter().find(|(part, _)| text.contains(part)).map(|(_, fix)| *fix);
     let level = if HARMLESS.iter().any(|part| text.contains(part)) { Level::Info } else { level };
     let mut kept = kept();
-    if kept.len() == LINES_MAX {
-        kept.pop_front();
+    if kept.lines.len() == LINES_MAX {
+        kept.lines.pop_front();
     }
-    kept.push_back(Line { level, text: text.to_owned(), fix });
+    kept.fresh += 1;
+    kept.lines.push_back(Line { level, text: text.to_owned(), fix });
 }
 
 /// Sends DPDK's log here from now on.

@@ -71,6 +71,7 @@ impl Opened {
     /// Finds or makes the device and configures it.
     pub(crate) fn open(_: Eal, device: &Device, settings: &Settings) -> Result<Self, PortError> {
         let (name, arguments) = device.name(SERIAL.fetch_add(1, Ordering::Relaxed), settings.queues)?;
+        log::begin();
         let software = !matches!(device, Device::Pci(_));
         let fail = |what: &str, why: String| {
             let said = log::last_errors();
@@ -158,6 +159,7 @@ impl Opened {
 
     /// Sets up one worker's queue, in both directions.
     pub(crate) fn set_up(&self, queue: u16, pool: *mut sys::rte_mempool) -> Result<(), PortError> {
+        log::begin();
         let (number, socket) = (self.number, u32::try_from(self.socket).unwrap_or(0));
         // SAFETY: null asks for the device's defaults; the pool outlives the port, as both stay until the process ends or
         // the port is closed first.
@@ -180,6 +182,7 @@ impl Opened {
 
     /// Starts it and tells it which shard goes where.
     pub(crate) fn start(&mut self, families: Families, owners: &Owners) -> Result<(), PortError> {
+        log::begin();
         // SAFETY: all queues are set up; nobody polls it yet.
         let result = unsafe { sys::rte_eth_dev_start(self.number) };
         if result != 0 {

@@ -38,7 +38,7 @@ const SMALL_BYTES: u32 = 128;
 /// Packets in DPDK's own memory, at least: the AF_XDP driver puts 2,048 into its fill ring at once.
 const PLAIN: u32 = 4_095;
 /// Room of a packet in DPDK's own memory: MTU 1500 and then some. DPDK's usual size, which AF_XDP takes.
-const PLAIN_BYTES: u32 = 2_048;
+pub(crate) const PLAIN_BYTES: u32 = 2_048;
 /// Bytes that a frame has around it in a packet at its longest: Ethernet 14, VLAN 4, IPv6 40, UDP 8; IPv4's are 20 less.
 const V4_BYTES: u32 = 28;
 
@@ -305,8 +305,9 @@ impl DpdkPorts {
             families: families(config),
             mac: config.mac.or(software.then(|| made_up_mac(index))),
         };
-        let opened = Opened::open(self.eal, &config.device, &settings)
-            .map_err(|error| PortError(format!("port {}: {error}", config.name)))?;
+        let device = &config.device;
+        let opened = device.check(config.mtu).and_then(|()| Opened::open(self.eal, device, &settings));
+        let opened = opened.map_err(|error| PortError(format!("port {}: {error}", config.name)))?;
         for region in &self.regions {
             opened.map(std::ptr::with_exposed_provenance_mut(region.base), region.bytes)?;
         }

@@ -120,7 +120,10 @@ impl DpdkQueue {
             let m = if port.copies_in {
                 match self.pool.copy_in(m) {
                     Some(m) => m,
-                    None => continue, // the pool ran dry, which `replace` counts
+                    None => {
+                        self.starved += 1;
+                        continue;
+                    }
                 }
             } else {
                 m

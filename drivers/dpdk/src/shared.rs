@@ -74,15 +74,17 @@ impl Shared {
     pub(crate) fn allow(&self, port: usize, number: u16, usable: Use) -> u64 {
         let slot = &self.slots[port];
         slot.number.store(number, Ordering::Relaxed);
-        slot.usable.store(usable as u8, Ordering::Relaxed);
-        // Release: whoever sees the new generation sees the slot, and the port as it was set up before.
+        // Release: a worker that looks for another port's sake may see this before it sees the generation, and then must see
+        // the number, and the port as it was set up before.
+        slot.usable.store(usable as u8, Ordering::Release);
+        // Release: whoever sees the new generation sees the slot.
         self.generation.fetch_add(1, Ordering::Release) + 1
     }
 
     /// What may be done with a port, and its number.
     pub(crate) fn port(&self, port: usize) -> (Use, u16) {
         let slot = &self.slots[port];
-        (Use::from_number(slot.usable.load(Ordering::Relaxed)), slot.number.load(Ordering::Relaxed))
+        (Use::from_number(slot.usable.load(Ordering::Acquire)), slot.number.load(Ordering::Relaxed))
     }
 
     #[inline(always)]

@@ -519,3 +519,20 @@ fn more_news_than_there_is_room_for_at_once_is_told_bit_by_bit() {
         assert_eq!(send(&mut us, host(number)), None, "{number}");
     }
 }
+
+#[test]
+fn a_device_that_would_cut_or_make_up_longer_packets_than_fit_is_refused_with_its_own_error_only() {
+    let _alone = alone();
+    let open = |device, mtu| {
+        let config = tachyon_driver_dpdk::PortConfig { mtu, ..port("us", device, US, OUR_MAC, &[]) };
+        Station::try_open(vec![config], &[0]).unwrap_err().0
+    };
+    let error = open(Device::AfXdp("no-such-if".into()), 3_000);
+    assert!(error.starts_with("port us: net_af_xdp no-such-if: an MTU of 3000") && error.contains("1774"), "{error}");
+    let error = open(Device::Null { packet_bytes: 1_519, receive: true }, 1_500);
+    assert!(error.contains("packets of 1519 bytes") && error.contains("1518"), "{error}");
+    // What DPDK said about one device is not said about the next.
+    let first = open(Device::AfPacket("no-such-if".into()), 1_500);
+    let second = open(Device::AfPacket("nor-such-if".into()), 1_500);
+    assert!(first.contains("no-such-if") && !second.contains("no-such-if"), "{second}");
+}
