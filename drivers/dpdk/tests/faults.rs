@@ -500,7 +500,7 @@ fn more_news_than_there_is_room_for_at_once_is_told_bit_by_bit() {
     let _alone = alone();
     let socket = socket();
     let memif = |server| Device::Memif { socket: socket.clone(), id: 0, server };
-    let host = |number: u16| [192, 0, 2 + (number / 200) as u8, 2 + (number % 200) as u8];
+    let host = |number: u16| [192, 0, 2 + (number / 200).to_le_bytes()[0], 2 + (number % 200).to_le_bytes()[0]];
     let known: Vec<_> = (0..5_000).map(|number| (host(number), PEER_MAC)).collect();
     let mut us = Station::open(vec![port("us", memif(true), US, OUR_MAC, &known)], &[0], BASE_PORT);
     let mut peer = Station::open(vec![port("peer", memif(false), PEER, PEER_MAC, &[])], &[0], 5_000);
