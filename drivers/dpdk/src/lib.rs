@@ -17,6 +17,7 @@
     reason = "DPDK's constants come in whatever type their value fits, and lengths were compared with 16 bits before"
 )]
 
+mod config;
 mod device;
 mod eal;
 pub mod log;
@@ -29,11 +30,12 @@ mod shared;
 mod steer;
 mod wires;
 
+pub use config::{DpdkConfig, PortConfig, Region};
 pub use device::{Device, PciAddress};
 pub use eal::{Eal, EalConfig, HugePages};
 pub use packets::{Packet, Packets, RawQueue};
 pub use pool::HEADROOM_BYTES;
-pub use ports::{DpdkConfig, DpdkPorts, DpdkSeat, PortConfig, Region};
+pub use ports::{DpdkPorts, DpdkSeat};
 pub use queue::{DpdkQueue, endpoint};
 pub use shared::PORTS_MAX;
 pub use tachyon_driver_ether as ether;

@@ -4,11 +4,12 @@
 //! them, watches links, and stops and starts ports while workers go on.
 
 use crate::{
+    config::{DpdkConfig, PortConfig, Region},
     device::Device,
-    eal::{Eal, EalConfig, enter_thread, last_error, leave_thread},
+    eal::{Eal, enter_thread, last_error, leave_thread},
     log,
     packets::RawQueue,
-    pool::{ArenaPool, CACHE, SmallPool},
+    pool::{ArenaPool, SmallPool},
     port::{Opened, Settings},
     queue::{DpdkQueue, Out, PortQueue},
     shared::{PORTS_MAX, Shared, Use},
@@ -26,7 +27,7 @@ use std::{
 use tachyon_driver_api::{BURST_MAX, Pool, Port, PortError, PortInfo, PortReport, PortState, Ports, Said};
 use tachyon_driver_dpdk_sys::{self as sys, rte_mempool};
 use tachyon_driver_ether::{
-    Foreign, Interface, Mac, Neighbours, Network, News, Receiver, Responder, UdpChecksum, WANTED_MAX, address,
+    Foreign, Interface, Mac, Neighbours, News, Receiver, Responder, UdpChecksum, WANTED_MAX, address,
 };
 
 /// Between looks at links and counts.
@@ -41,71 +42,6 @@ const PLAIN: u32 = 4_095;
 pub(crate) const PLAIN_BYTES: u32 = 2_048;
 /// Bytes that a frame has around it in a packet at its longest: Ethernet 14, VLAN 4, IPv6 40, UDP 8; IPv4's are 20 less.
 const V4_BYTES: u32 = 28;
-
-/// One port as it is configured.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PortConfig {
-    /// What people call it.
-    pub name: String,
-    /// What it stands on.
-    pub device: Device,
-    /// Its addresses, with their networks and gateways.
-    pub networks: Vec<Network>,
-    /// The VLAN that its packets are tagged with.
-    pub vlan: Option<u16>,
-    /// Longest IP packet in bytes.
-    pub mtu: u16,
-    /// Its Ethernet address, where the device does not bring one.
-    pub mac: Option<Mac>,
-    /// Neighbours that are not asked for.
-    pub neighbours: Vec<(IpAddr, Mac)>,
-}
-
-/// All of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DpdkConfig {
-    /// How DPDK is started.
-    pub eal: EalConfig,
-    /// At least one, at most 16.
-    pub ports: Vec<PortConfig>,
-    /// Shard n is at this UDP port + n.
-    pub base_port: u16,
-    /// The shards of each worker.
-    pub shards: Vec<Vec<u16>>,
-    /// Descriptors of each queue.
-    pub receive_descriptors: u16,
-    /// Descriptors of each queue.
-    pub transmit_descriptors: u16,
-}
-
-/// An arena: where it lies, its length, and the size of the pages it stands on, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Region {
-    /// Its first address, exposed.
-    pub base: usize,
-    /// Its length.
-    pub bytes: usize,
-    /// Its pages.
-    pub page_bytes: usize,
-}
-
-impl DpdkConfig {
-    /// Buffers that a worker's devices and pool hold; what goes beyond is the worker's.
-    #[must_use]
-    pub fn buffers_held(&self) -> usize {
-        let rings = usize::from(self.receive_descriptors) + usize::from(self.transmit_descriptors);
-        self.ports.len() * rings + CACHE as usize * 2 + BURST_MAX
-    }
-
-    fn owners(&self) -> Owners {
-        let most = self.shards.iter().flatten().copied().max().map_or(0, |shard| usize::from(shard) + 1);
-        let mut queues = vec![0; most];
-        for (worker, shards) in (0u16..).zip(&self.shards) {
-            shards.iter().for_each(|shard| queues[usize::from(*shard)] = worker);
-        }
-        Owners { base_port: self.base_port, queues }
-    }
-}
 
 /// What a port is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
