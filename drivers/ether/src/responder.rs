@@ -62,6 +62,8 @@ type Place = (u16, [u8; 16]);
 struct Wanted {
     next: Place,
     wanted_ns: u64,
+    /// Not only noted, so that what is noted cannot push it out.
+    announced: bool,
     told: Option<Mac>,
 }
 
@@ -114,7 +116,7 @@ impl Responder {
             let next =
                 Next { mac: Some(*mac), fixed: true, wanted: 1, tries: 0, due_ns: u64::MAX, changed_ns: u64::MAX };
             nexts.insert(place, next);
-            wanted.insert(place.1, Wanted { next: place, wanted_ns: u64::MAX, told: None });
+            wanted.insert(place.1, Wanted { next: place, wanted_ns: u64::MAX, announced: true, told: None });
         }
         let fixed = fixed.map(|(ip, port, _)| (address_bytes(*ip), *port)).collect();
         let lost = Vec::with_capacity(LOST_PENDING_MAX);
@@ -124,13 +126,24 @@ impl Responder {
     /// Somebody sends to this address: find out where it is. What becomes of it is told by the next turns; to be called
     /// again for whatever was lost and is still sent to.
     pub fn want(&mut self, to: IpAddr, now_ns: u64) {
+        self.add(to, now_ns, true);
+    }
+
+    /// The same for a destination that a packet named, such as where an answer goes: it never makes room by forgetting one
+    /// that was announced, or whoever sends under many addresses could cut subscribers off.
+    pub fn note(&mut self, to: IpAddr, now_ns: u64) {
+        self.add(to, now_ns, false);
+    }
+
+    fn add(&mut self, to: IpAddr, now_ns: u64, announced: bool) {
         let key = address_bytes(to);
         if let Some(known) = self.wanted.get_mut(&key) {
             known.wanted_ns = known.wanted_ns.max(now_ns);
+            known.announced |= announced;
             return;
         }
         let Some(place) = self.route(to) else { return self.lose(key) };
-        if self.wanted.is_full() && !self.forget_oldest() {
+        if self.wanted.is_full() && !self.forget_oldest(announced) {
             return;
         }
         match self.nexts.get_mut(&place) {
@@ -143,7 +156,7 @@ impl Responder {
                 self.nexts.insert(place, new);
             }
         }
-        self.wanted.insert(key, Wanted { next: place, wanted_ns: now_ns, told: None });
+        self.wanted.insert(key, Wanted { next: place, wanted_ns: now_ns, announced, told: None });
     }
 
     /// Reads a packet that came to a port and was found to be a [`Foreign::Neighbour`]; others are ignored. `send` is
@@ -345,11 +358,15 @@ impl Responder {
         });
     }
 
-    /// Makes room by forgetting whom nobody wanted for longest; false if there is none or its loss cannot be told yet.
-    fn forget_oldest(&mut self) -> bool {
+    /// Makes room by forgetting whom nobody wanted for longest, of those that were announced only if `announced` and no
+    /// other is left; false if there is none or its loss cannot be told yet.
+    fn forget_oldest(&mut self, announced: bool) -> bool {
         // What never changes can always be told again, so the fixed ones stay.
-        let old = self.wanted.iter().filter(|(_, wanted)| wanted.wanted_ns != u64::MAX);
-        let Some((to, place)) = old.min_by_key(|(_, old)| old.wanted_ns).map(|(to, old)| (*to, old.next)) else {
+        let may_go = |wanted: &Wanted| wanted.wanted_ns != u64::MAX && (announced || !wanted.announced);
+        let old = self.wanted.iter().filter(|(_, wanted)| may_go(wanted));
+        let Some((to, place)) =
+            old.min_by_key(|(_, old)| (old.announced, old.wanted_ns)).map(|(to, old)| (*to, old.next))
+        else {
             return false;
         };
         if self.lost.len() >= LOST_PENDING_MAX {

@@ -311,6 +311,26 @@ fn a_storm_changes_nothing_and_is_answered_once_each() {
 }
 
 #[test]
+fn what_packets_name_pushes_out_nobody_who_was_announced() {
+    let mut port: Interface = interface(9, None);
+    port.networks[0].prefix = 8;
+    let mut responder = Responder::new(vec![port], &[]);
+    let all = u32::try_from(WANTED_MAX).unwrap();
+    let address = |number: u32| IpAddr::from((0xc000_0300 + number).to_be_bytes());
+    let lost = |number| News::Lost { to: address_bytes(address(number)) };
+    (0..all - 1).for_each(|number| responder.want(address(number), 1));
+    responder.note(address(all), 2);
+    responder.note(address(all + 1), 3);
+    let (_, told) = tick(&mut responder, 3);
+    assert_eq!(told, [lost(all)], "one noted takes the place of another, although many are older");
+    responder.want(address(all + 1), 4); // announced now
+    responder.note(address(all + 2), 5);
+    assert!(tick(&mut responder, 5).1.is_empty(), "there is no place");
+    responder.want(address(all + 2), 6);
+    assert_eq!(tick(&mut responder, 6).1, [lost(0)], "one announced has its place");
+}
+
+#[test]
 fn wishes_are_bounded_asked_for_in_portions_and_the_oldest_is_forgotten_first() {
     let mut port: Interface = interface(9, None);
     port.networks[0].prefix = 8;
