@@ -5,7 +5,6 @@ use crate::{
     topology::Plan,
 };
 use anyhow::Context;
-use std::net::IpAddr;
 use tachyon_config::{Device, HugePages, NodeFile, PortSection, Role};
 use tachyon_driver_api::Ports;
 use tachyon_driver_dpdk::{self as dpdk, DpdkConfig, DpdkPorts, EalConfig, PciAddress, PortConfig, ether};
@@ -37,11 +36,11 @@ pub(crate) fn config(file: &NodeFile, plan: &Plan) -> anyhow::Result<DpdkConfig>
 }
 
 fn port(section: &PortSection) -> anyhow::Result<PortConfig> {
-    let gateway = |ip: IpAddr| section.gateways.iter().copied().find(|gateway| gateway.is_ipv4() == ip.is_ipv4());
+    // With the network that it lies in: packets through it come from our address there, which it can answer to.
     let networks = section.addresses.iter().map(|network| ether::Network {
         ip: network.ip(),
         prefix: network.prefix(),
-        gateway: gateway(network.ip()),
+        gateway: section.gateways.iter().copied().find(|gateway| network.contains(*gateway)),
     });
     Ok(PortConfig {
         name: section.name.as_str().to_owned(),
@@ -95,4 +94,27 @@ pub(crate) fn start(ports: &mut DpdkPorts, plan: &Plan) -> anyhow::Result<Vec<St
         }
     }
     Ok(degraded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tachyon_config::{Network, PortName};
+
+    #[test]
+    fn a_gateway_belongs_to_the_network_that_it_lies_in() {
+        let network = |text: &str| Network::try_from(text.to_owned()).unwrap();
+        let section = PortSection {
+            name: PortName::try_from("east".to_owned()).unwrap(),
+            device: Device::Ring {},
+            addresses: vec![network("10.0.1.1/24"), network("10.0.2.1/24")],
+            gateways: vec!["10.0.2.254".parse().unwrap()],
+            vlan: None,
+            mtu: 1_500,
+            mac: None,
+            neighbours: Vec::new(),
+        };
+        let gateways: Vec<_> = port(&section).unwrap().networks.iter().map(|network| network.gateway).collect();
+        assert_eq!(gateways, [None, Some("10.0.2.254".parse().unwrap())]);
+    }
 }
