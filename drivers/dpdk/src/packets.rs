@@ -84,8 +84,8 @@ impl RawQueue {
 
     /// Gives the first packets of `from` to the device; returns how many it took. The others stay the caller's.
     #[inline(always)]
-    pub fn send(&mut self, from: &[Packet]) -> usize {
-        // SAFETY: as in `receive`. The caller gives up what was taken: see `send_all`.
+    pub(crate) fn send(&mut self, from: &[Packet]) -> usize {
+        // SAFETY: as in `receive`. The caller forgets what was taken, which is why this is not public: see `send_from`.
         unsafe {
             let calls = (&raw const sys::rte_eth_fp_ops).cast::<sys::rte_eth_fp_ops>().add(usize::from(self.port));
             let data = *(*calls).txq.data.add(usize::from(self.queue));

@@ -393,7 +393,7 @@ impl DpdkPorts {
         };
         for desk in wires.iter_mut() {
             while let Ok(to) = desk.wanted.pop() {
-                responder.want(address(&to), now_ns);
+                responder.note(address(&to), now_ns);
             }
             while let Ok(heard) = desk.heard.pop() {
                 let packet = &heard.bytes[..usize::from(heard.len)];
@@ -418,8 +418,19 @@ impl DpdkPorts {
         found.ok_or_else(|| PortError(format!("there is no port {name}; there are {}", names())))
     }
 
-    /// Gives up all devices, once no worker polls any more. What their rings held is back in the pools then.
+    /// Gives up all devices, and does nothing while a worker may still poll one: to close one under it would be undefined.
+    /// What their rings held is back in the pools then.
     pub fn close(&mut self) {
+        for (index, desk) in self.desks.iter_mut().enumerate() {
+            if let Some(opened) = &desk.opened
+                && self.shared.port(index).0 != Use::None
+            {
+                desk.generation = self.shared.allow(index, opened.number, Use::None);
+            }
+        }
+        if !self.desks.iter().all(|desk| self.shared.all_saw(desk.generation)) {
+            return;
+        }
         for desk in &mut self.desks {
             if let Some(opened) = desk.opened.take() {
                 opened.close();
@@ -724,10 +735,11 @@ impl Drop for DpdkQueue {
 }
 
 impl DpdkQueue {
-    /// Gives every buffer back to `pool`, on the thread that polled; `ports` are closed for it, so this is the end of all
-    /// queues. Returns how many buffers are missing: 0 unless one was lost.
+    /// Gives every buffer back to `pool`, on the thread that polled; `ports` are closed for it, so other workers' queues have
+    /// to be gone before. Returns how many buffers are missing: 0 unless one was lost or a queue is left.
     pub fn close(mut self, ports: &mut DpdkPorts, pool: &mut Pool) -> usize {
         self.drop_waiting();
+        self.shared.leave(self.worker);
         ports.close();
         while let Some(m) = self.pool.take() {
             let buffer = self.pool.buffer(m);

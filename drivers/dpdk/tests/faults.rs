@@ -536,3 +536,17 @@ fn a_device_that_would_cut_or_make_up_longer_packets_than_fit_is_refused_with_it
     let second = open(Device::AfPacket("nor-such-if".into()), 1_500);
     assert!(first.contains("no-such-if") && !second.contains("no-such-if"), "{second}");
 }
+
+#[test]
+fn devices_are_not_closed_under_a_worker() {
+    let _alone = alone();
+    let (mut us, mut peer) = cables("close", 1);
+    us.ports.close();
+    assert_eq!(us.state(0), PortState::Ready, "a worker may be polling");
+    us.send(0, Endpoint::v4([198, 51, 0, 2], 5_000), &[&[1; 64]]);
+    us.receive();
+    us.ports.close();
+    assert_eq!(us.state(0), PortState::Stopped, "it has let go");
+    us.receive();
+    drain(&mut peer);
+}
