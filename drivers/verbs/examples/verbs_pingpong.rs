@@ -4,10 +4,13 @@
 //!
 //! ```text
 //! verbs_pingpong --a rxea:192.0.2.1 --b rxeb:192.0.2.2 [--mode ud|rc|ring] [--test stream|pingpong] [--events]
-//!                [--bytes 64] [--seconds 5] [--limit 60]
+//!                [--bytes 64] [--seconds 5] [--limit 60] [--progress] [--pin]
 //! ```
 //!
-//! Without `--mode` or `--test` it runs all of them. `--events` lets idle workers sleep until the device wakes them. It ends by
+//! Without `--mode` or `--test` it runs all of them. `--events` lets idle workers sleep until the device wakes them, `--progress`
+//! says on stderr every 50 ms how many frames of a stream have arrived, and `--pin` keeps the asking end on processor 0, the
+//! other on 1 and the cold sides on 2: who shares a polling thread's processor makes it, and the soft device's work, wait. A stream is settled before it ends: frames are numbered,
+//! what is on its way is waited for, and `posted` is what `arrived`, `repeated` ones apart, and what is missing. It ends by
 //! itself, at the latest `--limit` seconds after its start: 0 fine, 1 nothing arrived or a buffer is missing, 2 bad arguments,
 //! no device, or the limit.
 #![expect(clippy::print_stdout, reason = "printing the result is what it is for")]
@@ -16,7 +19,7 @@ use serde_json::json;
 use std::{
     net::IpAddr,
     process::ExitCode,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 use tachyon_driver_api::{Buffer, CompletionBatch, Pool, Port, Received, RxBatch, RxQueue, Transmit, TxBatch, TxQueue};
@@ -38,6 +41,23 @@ const WINDOW: usize = 128;
 const WAIT_NS: u64 = 1_000_000;
 /// How long a ping waits for its pong before it counts as lost: datagrams may be.
 const LOST: Duration = Duration::from_millis(500);
+/// How long a stream waits in the end for what it still has on its way: longer than a connection needs to be given up.
+const SETTLE: Duration = Duration::from_secs(3);
+/// How long nothing has to come for the other end to take it that nothing more will.
+const QUIET: Duration = Duration::from_millis(100);
+/// Time between two words of progress.
+const PROGRESS: Duration = Duration::from_millis(50);
+
+/// What the threads of one test tell each other.
+#[derive(Debug, Default)]
+struct Signs {
+    /// Nothing new is to be sent.
+    stop: AtomicBool,
+    /// Nothing more is on its way.
+    settled: AtomicBool,
+    /// Frames that the other end has.
+    arrived: AtomicU64,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Mode {
@@ -60,6 +80,8 @@ struct Args {
     tests: Vec<Test>,
     events: bool,
     stub: bool,
+    progress: bool,
+    pin: bool,
     bytes: u32,
     seconds: u64,
     limit: u64,
@@ -68,8 +90,8 @@ struct Args {
 fn parse() -> Result<Args, String> {
     let here = |last| (None, IpAddr::from([192, 0, 2, last]));
     let (modes, tests) = (vec![Mode::Ud, Mode::Rc, Mode::Ring], vec![Test::Stream, Test::PingPong]);
-    let mut args =
-        Args { a: here(1), b: here(2), modes, tests, events: false, stub: false, bytes: 64, seconds: 5, limit: 60 };
+    let (events, stub, progress, pin, bytes, seconds, limit) = (false, false, false, false, 64, 5, 60);
+    let mut args = Args { a: here(1), b: here(2), modes, tests, events, stub, progress, pin, bytes, seconds, limit };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or(format!("{word} needs a value"));
@@ -94,6 +116,8 @@ fn parse() -> Result<Args, String> {
             }
             "--events" => args.events = true,
             "--stub" => args.stub = true,
+            "--progress" => args.progress = true,
+            "--pin" => args.pin = true,
             "--bytes" => args.bytes = u32::try_from(number(value()?)?.clamp(16, 4_096)).unwrap_or(64),
             "--seconds" => args.seconds = number(value()?)?.clamp(1, 3_600),
             "--limit" => args.limit = number(value()?)?.max(1),
@@ -185,12 +209,60 @@ fn ring(mode: Mode) -> Option<RingSize> {
 /// What a worker found.
 #[derive(Debug, Default)]
 struct Found {
+    /// Frames that the driver took.
+    posted: u64,
+    /// Frames whose completion was good.
     sent: u64,
     received: u64,
+    /// Frames of a stream that came after one with a higher number: they were overtaken, or came twice.
+    out_of_order: u64,
+    /// Frames of a stream that came twice.
+    repeated: u64,
     failed: u64,
     lost: u64,
     rtts_ns: Vec<u64>,
     syscalls: u64,
+}
+
+/// The number that a frame begins with.
+fn number(buffer: &Buffer, offset: u32) -> u64 {
+    let bytes = buffer.bytes()[offset as usize..].first_chunk();
+    bytes.map_or(u64::MAX, |bytes| u64::from_le_bytes(*bytes))
+}
+
+/// Which of the last frames of a stream have come: a bit for each, so that one that comes twice is not taken for two.
+#[derive(Debug)]
+struct Seen {
+    /// One more than the highest number.
+    next: u64,
+    bits: Box<[u64; SEEN / 64]>,
+}
+
+/// Numbers kept: more than ever are on their way, delayed ones included.
+const SEEN: usize = 1 << 16;
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self { next: 0, bits: Box::new([0; SEEN / 64]) }
+    }
+}
+
+impl Seen {
+    fn note(&mut self, number: u64, found: &mut Found) {
+        let place = |number: u64| {
+            let at = usize::try_from(number % SEEN as u64).unwrap_or(0);
+            (at / 64, 1_u64 << (at % 64))
+        };
+        found.out_of_order += u64::from(number < self.next);
+        for skipped in self.next..number.saturating_add(1).min(self.next.saturating_add(SEEN as u64)) {
+            let (word, bit) = place(skipped);
+            self.bits[word] &= !bit; // it stood for an older one
+        }
+        let (word, bit) = place(number);
+        found.repeated += u64::from(self.bits[word] & bit != 0);
+        self.bits[word] |= bit;
+        self.next = self.next.max(number.saturating_add(1));
+    }
 }
 
 fn item(buffer: Buffer, offset: u32, len: u32, destination: Endpoint) -> Transmit {
@@ -236,31 +308,46 @@ impl<D: Device> Worker<D> {
     }
 
     /// The other end: gives every frame back, or only counts them.
-    fn serve(&mut self, test: Test, stop: &AtomicBool) -> Found {
+    fn serve(&mut self, test: Test, signs: &Signs) -> Found {
         let mut found = Found::default();
-        while !stop.load(Ordering::Relaxed) {
+        let mut seen = Seen::default();
+        let mut last = Instant::now();
+        while !signs.settled.load(Ordering::Relaxed) || last.elapsed() < QUIET {
             let (batch, well, badly) = self.turn();
             (found.sent, found.failed) = (found.sent + well, found.failed + badly);
+            if !batch.is_empty() {
+                last = Instant::now();
+            }
             let mut back = TxBatch::new();
             for Received { buffer, offset, len, .. } in batch {
                 found.received += 1;
                 match test {
-                    Test::Stream => self.pool.put(buffer),
+                    Test::Stream => {
+                        seen.note(number(&buffer, offset), &mut found);
+                        self.pool.put(buffer);
+                    }
                     // Received bytes go back as they are, out of the same buffer.
                     Test::PingPong => back.push(item(buffer, offset, len, self.peer)),
                 }
             }
+            signs.arrived.store(found.received, Ordering::Relaxed);
             found.lost += (back.len() - self.give(&mut back)) as u64;
         }
         found.syscalls = self.queue.stats().syscalls;
         found
     }
 
-    /// Sends as much as the window allows.
-    fn stream(&mut self, stop: &AtomicBool) -> Found {
+    /// Sends as much as the window allows, and in the end waits for what is on its way.
+    fn stream(&mut self, signs: &Signs) -> Found {
         let (mut found, mut out) = (Found::default(), 0);
-        while !stop.load(Ordering::Relaxed) {
-            out += self.send(WINDOW - out, found.sent);
+        let mut stopped: Option<Instant> = None;
+        while stopped.is_none_or(|since| out > 0 && since.elapsed() < SETTLE) {
+            if signs.stop.load(Ordering::Relaxed) {
+                stopped.get_or_insert_with(Instant::now);
+            } else {
+                let taken = self.send(WINDOW - out, found.posted);
+                (found.posted, out) = (found.posted + taken as u64, out + taken);
+            }
             let (batch, well, badly) = self.turn();
             batch.into_iter().for_each(|received| self.pool.put(received.buffer));
             (found.sent, found.failed) = (found.sent + well, found.failed + badly);
@@ -271,20 +358,21 @@ impl<D: Device> Worker<D> {
     }
 
     /// Sends one, waits for it to come back, and so on.
-    fn ping(&mut self, stop: &AtomicBool) -> Found {
+    fn ping(&mut self, signs: &Signs) -> Found {
+        let stop = &signs.stop;
         let mut found = Found::default();
         let mut number = 0_u64;
         while !stop.load(Ordering::Relaxed) {
             number += 1;
             let start = Instant::now();
-            found.failed += u64::from(self.send(1, number) == 0);
+            let taken = self.send(1, number) as u64;
+            (found.posted, found.failed) = (found.posted + taken, found.failed + 1 - taken);
             let mut back = false;
             while !back && !stop.load(Ordering::Relaxed) && start.elapsed() < LOST {
                 let (batch, well, badly) = self.turn();
                 (found.sent, found.failed) = (found.sent + well, found.failed + badly);
                 for received in batch {
-                    let bytes = &received.buffer.bytes()[received.offset as usize..];
-                    back |= bytes.first_chunk().is_some_and(|bytes| u64::from_le_bytes(*bytes) == number);
+                    back |= self::number(&received.buffer, received.offset) == number;
                     found.received += 1;
                     self.pool.put(received.buffer);
                 }
@@ -300,17 +388,26 @@ impl<D: Device> Worker<D> {
     }
 }
 
-/// Ticks both cold sides and carries what they need, until the time is up; then stops the workers.
+/// Ticks both cold sides and carries what they need while the test runs: for its time, and until the asking worker is done.
 fn attend<F: Fabric>(
     a: &mut End<F>,
     b: &mut End<F>,
     names: [Endpoint; 2],
     mode: Mode,
-    seconds: u64,
-    stop: &AtomicBool,
+    args: &Args,
+    signs: &Signs,
+    done: impl Fn() -> bool,
 ) {
     let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(seconds) {
+    let mut told = start;
+    while !done() {
+        if start.elapsed() >= Duration::from_secs(args.seconds) {
+            signs.stop.store(true, Ordering::Relaxed);
+        }
+        if args.progress && told.elapsed() >= PROGRESS {
+            eprintln!("arrived {}", signs.arrived.load(Ordering::Relaxed));
+            told = Instant::now();
+        }
         let now_ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         a.ports.tick(now_ns);
         b.ports.tick(now_ns);
@@ -327,7 +424,22 @@ fn attend<F: Fabric>(
         }
         std::thread::sleep(Duration::from_millis(2));
     }
-    stop.store(true, Ordering::Relaxed);
+}
+
+/// Keeps the calling thread on one processor, if that is asked for and the machine has it.
+fn settle_on(cpu: usize, pin: bool) {
+    if !pin {
+        return;
+    }
+    // SAFETY: a set of no processors is all zeros, `CPU_SET` writes within it for numbers this small, and the call reads it.
+    let result = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set)
+    };
+    if result != 0 {
+        eprintln!("verbs_pingpong: cannot stay on processor {cpu}: {}", std::io::Error::last_os_error());
+    }
 }
 
 fn percentile(sorted: &[u64], of_100: usize) -> Option<f64> {
@@ -342,7 +454,7 @@ where
 {
     let [a, b] = &mut ends;
     let names = introduce(a, b, mode)?;
-    let stop = AtomicBool::new(false);
+    let signs = Signs::default();
     let (Some(mut client), Some(mut server)) = (a.worker.take(), b.worker.take()) else {
         return Err("no worker".to_owned());
     };
@@ -351,9 +463,17 @@ where
     client.turn();
     server.turn();
     let (mut found, served) = std::thread::scope(|scope| {
-        let serving = scope.spawn(|| server.serve(test, &stop));
-        let asking = scope.spawn(|| if test == Test::Stream { client.stream(&stop) } else { client.ping(&stop) });
-        attend(a, b, names, mode, args.seconds, &stop);
+        let serving = scope.spawn(|| {
+            settle_on(1, args.pin);
+            server.serve(test, &signs)
+        });
+        let asking = scope.spawn(|| {
+            settle_on(0, args.pin);
+            if test == Test::Stream { client.stream(&signs) } else { client.ping(&signs) }
+        });
+        settle_on(2, args.pin);
+        attend(a, b, names, mode, args, &signs, || asking.is_finished());
+        signs.settled.store(true, Ordering::Relaxed);
         (asking.join().unwrap_or_default(), serving.join().unwrap_or_default())
     });
     let lanes: Vec<String> =
@@ -373,8 +493,11 @@ where
             "kpps": f64::from(u32::try_from(arrived).unwrap_or(u32::MAX)) / seconds / 1_000.0,
             "p50_us": percentile(&found.rtts_ns, 50),
             "p99_us": percentile(&found.rtts_ns, 99),
+            "posted": found.posted,
             "sent": found.sent,
             "arrived": arrived,
+            "out_of_order": served.out_of_order,
+            "repeated": served.repeated,
             "failed": found.failed + served.failed,
             "lost": found.lost,
             "syscalls": found.syscalls + served.syscalls,
