@@ -13,6 +13,8 @@ pub(crate) enum Lab {
     Smoke(Args),
     /// The real node on two cards that it owns, under load: refusals, steering, stops, lost links, junk; all accounted for.
     Dpdk(Args),
+    /// The verbs driver beside perftest on two soft RoCE devices, then without link, with loss, delay and reordering.
+    Roce(Args),
 }
 
 /// How.
@@ -39,6 +41,11 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
             build_node()?;
             let release = built("");
             (args, tachyon_lab::dpdk::run(&folder, &args.kernel, &release, &own)?, print_dpdk)
+        }
+        Lab::Roce(args) => {
+            let example = ["--package", "tachyon-driver-verbs", "--example", "verbs_pingpong"];
+            crate::run(cargo(&["build", "--quiet", "--locked", "--release"]).args(example))?;
+            (args, tachyon_lab::roce::run(&folder, &args.kernel, &built("examples/verbs_pingpong"))?, print_roce)
         }
     };
     if args.json {
@@ -71,6 +78,42 @@ fn print_smoke(result: &Value) {
     println!("  links off and on were seen by testpmd, with interrupts, and by the kernel");
     let seconds = |key: &str| result[key].as_f64().unwrap_or(f64::NAN);
     println!("  booted in {:.1} s, done after {:.1} s", seconds("boot_s"), seconds("wall_s"));
+}
+
+/// The verbs driver's result, for a person.
+fn print_roce(result: &Value) {
+    println!("lab: verbs beside perftest in a guest with Linux {}", result["kernel"].as_str().unwrap_or_default());
+    println!(
+        "  way    bytes   theirs kpps, ours, ratio   theirs us, ours, ratio   packets on the veth for our messages"
+    );
+    let number = |row: &Value, key: &str| row[key].as_f64().unwrap_or(f64::NAN);
+    for row in result["rows"].as_array().into_iter().flatten() {
+        let (mode, wire) = (row["mode"].as_str().unwrap_or_default(), &row["tachyon_wire"]);
+        let rates = ["perftest_kpps", "tachyon_kpps", "ratio"].map(|key| number(row, key));
+        let times = ["perftest_us_p50", "tachyon_us_p50", "latency_ratio"].map(|key| number(row, key));
+        println!(
+            "  {mode:<6} {:>5}   {:8.2} {:8.2} {:5.2}    {:8.1} {:8.1} {:5.2}    {} for {}",
+            row["bytes"],
+            rates[0],
+            rates[1],
+            rates[2],
+            times[0],
+            times[1],
+            times[2],
+            wire["veth_packets"],
+            wire["messages"]
+        );
+    }
+    for fault in result["faults"].as_array().into_iter().flatten() {
+        println!("  {fault}");
+    }
+    for missed in result["missed"].as_array().into_iter().flatten() {
+        println!("  slower than it shall be: {}", missed.as_str().unwrap_or_default());
+    }
+    for skipped in result["skipped"].as_array().into_iter().flatten() {
+        println!("  skipped: {}", skipped.as_str().unwrap_or_default());
+    }
+    println!("  booted in {:.1} s, done after {:.1} s", number(result, "boot_s"), number(result, "wall_s"));
 }
 
 /// The node's result, for a person.

@@ -13,8 +13,10 @@ use std::{
 };
 
 /// What the guest and its emulator are made of. Packages that the machine has installed are used where they are.
-/// xz-utils and zstd unpack kernels and modules; dpdk-dev has testpmd; iproute2's `ip` knows namespaces, busybox's does not.
-const PACKAGES: &[&str] = &["busybox-static", "dpdk-dev", "iproute2", "xz-utils", "zstd"];
+/// xz-utils and zstd unpack kernels and modules; dpdk-dev has testpmd; iproute2's `ip` knows namespaces, busybox's does not;
+/// perftest is what the verbs driver is compared with, and ibverbs-providers has what libibverbs loads for the soft device.
+const PACKAGES: &[&str] =
+    &["busybox-static", "dpdk-dev", "ibverbs-providers", "iproute2", "perftest", "xz-utils", "zstd"];
 
 /// From backports: igb, the only emulated card with several queues and real RSS, came with QEMU 8.
 const BACKPORTED: &[&str] = &["qemu-system-x86"];

@@ -14,6 +14,7 @@
 //! - [`guest`] runs a job in it, answers what the job asks of the host, and ends it in time.
 //! - [`smoke`] is the first job: two cards between two network namespaces, forwarding.
 //! - [`dpdk`] is the second: the real node between its load, on two cards of its own.
+//! - [`roce`] is the third: the verbs driver beside perftest, on two soft RoCE devices and a veth.
 #![forbid(unsafe_code)]
 
 pub mod bed;
@@ -23,4 +24,5 @@ pub mod guest;
 pub mod initramfs;
 pub mod kernel;
 mod qmp;
+pub mod roce;
 pub mod smoke;

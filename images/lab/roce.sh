@@ -1,0 +1,149 @@
+# Two soft RoCE devices on the two ends of one veth: rxea (va, 10.9.1.1) - rxeb (vb, 10.9.2.1).
+# This script does and says; what must hold is written in roce.rs, which listens.
+a=10.9.1.1
+b=10.9.2.1
+tc() { /usr/bin/tc "$@"; } # busybox has one that knows no netem
+
+# Routes and neighbours go with a link, so they are set again each time that it comes. Both ends are in one namespace, because a
+# soft device sends and receives in the first one only; what leaves one end for the other is told apart by its addresses.
+ways() {
+    ip -batch - <<WAYS
+route replace $b dev va table 11
+route replace $a dev vb table 12
+neighbour replace $b lladdr $(cat /sys/class/net/vb/address) dev va nud permanent
+neighbour replace $a lladdr $(cat /sys/class/net/va/address) dev vb nud permanent
+WAYS
+}
+
+# Adds up what is in files.
+sum() {
+    total=0
+    for file in "$@"; do
+        read -r value <"$file"
+        total=$((total + value))
+    done
+    echo $total
+}
+# Packets that both devices sent, that both received, and that were sent on both ends of the veth.
+wire() {
+    hardware=/sys/class/infiniband/rxe?/ports/1/hw_counters
+    echo "$(sum $hardware/sent_pkts) $(sum $hardware/rcvd_pkts) $(sum /sys/class/net/v?/statistics/tx_packets)"
+}
+# Runs a command and says what it put on the wire: MODE BYTES WHO COMMAND...
+on_wire() {
+    row="$1 $2 $3"
+    shift 3
+    before=$(wire)
+    "$@" || say failed "$row" "$*" # the row then lacks a run, and a later one takes its place
+    say wire "$row" $before $(wire)
+}
+
+listens() { grep -q ':4853 .* 0A ' /proc/net/tcp; } # port 18515, perftest's own
+# Both sides poll, ours and theirs, so each has a processor (the masks are 1 and 2): two that share one wait for each other's
+# time slice, and the scheduler would be measured.
+# Runs both sides of a perftest program and says the last line of figures: MODE BYTES PROGRAM [words].
+perftest() {
+    where="$1 $2 $3"
+    bytes=$2 program=$3
+    shift 3
+    taskset 2 timeout 20 "$program" -d rxea -x "$index" -s "$bytes" -F "$@" >/tmp/server 2>&1 &
+    server=$!
+    within 10 listens >/tmp/listens || return 1
+    taskset 1 timeout 15 "$program" -d rxeb -x "$index" -s "$bytes" -F "$@" 127.0.0.1 >/tmp/client 2>&1 || {
+        kill $server
+        tail -n 3 /tmp/server /tmp/client
+        return 1
+    }
+    wait $server || return 1
+    say perftest "$where" "$(grep "^ $bytes " /tmp/client | tail -n 1)"
+}
+# One run of everything for perftest: MODE BYTES.
+theirs() {
+    case $1 in
+    ud) perftest ud "$2" ib_send_bw -c UD -n 6000 && perftest ud "$2" ib_send_lat -c UD -n 1000 ;;
+    rc) perftest rc "$2" ib_send_bw -c RC -n 6000 && perftest rc "$2" ib_send_lat -c RC -n 1000 ;;
+    ring) perftest ring "$2" ib_write_bw -n 6000 && perftest ring "$2" ib_write_lat -n 1000 ;;
+    esac
+}
+# The same for our driver.
+ours() {
+    timeout 20 verbs_pingpong --a rxea:$a --b rxeb:$b --mode "$1" --bytes "$2" --seconds 1 --limit 15 --pin >/tmp/ours 2>/tmp/ours.err ||
+        { cat /tmp/ours /tmp/ours.err; return 1; }
+    while read -r line; do say tachyon "$1 $2" "$line"; done </tmp/ours
+}
+
+arrived() { tail -n 1 /tmp/fault.err | sed -n 's/^arrived //p'; }
+more_than() { now=$(arrived) && [ "${now:-0}" -gt "$1" ]; }
+# Begins a stream: MODE SECONDS.
+begin() {
+    timeout 30 verbs_pingpong --a rxea:$a --b rxeb:$b --mode "$1" --test stream --seconds "$2" --limit 25 --progress --pin \
+        >/tmp/fault 2>/tmp/fault.err &
+    stream=$!
+    within 15 more_than 100 >/tmp/begun || { cat /tmp/fault.err; return 1; }
+}
+# Waits for its end and says its report: FAULT MODE.
+end() {
+    code=0
+    wait $stream || code=$?
+    [ $code -le 1 ] || cat /tmp/fault.err
+    say fault "$1 $2 $code" "$(cat /tmp/fault)"
+}
+
+phase boot 60
+load crc32_generic rdma_rxe ib_uverbs veth sch_netem
+ip link add va mtu 4200 type veth peer name vb mtu 4200
+ip link set va up
+ip link set vb up
+ip address add $a/24 dev va
+ip address add $b/24 dev vb
+for name in va vb all; do
+    echo 1 >/proc/sys/net/ipv4/conf/$name/accept_local
+    echo 0 >/proc/sys/net/ipv4/conf/$name/rp_filter
+done
+ip -batch - <<RULES
+rule add pref 100 iif va lookup local
+rule add pref 101 iif vb lookup local
+rule add pref 102 from $a to $b lookup 11
+rule add pref 103 from $b to $a lookup 12
+rule add pref 200 lookup local
+rule delete pref 0
+RULES
+ways
+rdma link add rxea type rxe netdev va
+rdma link add rxeb type rxe netdev vb
+# The place of the IPv4 address among a device's, the same on both.
+index=$(cd /sys/class/infiniband/rxea/ports/1/gids && grep -l 'ffff:0a09:0101$' *)
+
+for bytes in 64 1024; do
+    for mode in ud rc ring; do
+        phase "$mode-$bytes" 90
+        for run in 1 2 3; do
+            on_wire $mode $bytes perftest theirs $mode $bytes
+            on_wire $mode $bytes tachyon ours $mode $bytes
+        done
+    done
+done
+
+for mode in ud rc ring; do
+    phase "link-$mode" 60
+    begin $mode 4
+    ip link set va down
+    sleep 0.5
+    down=$(arrived)
+    ip link set va up
+    ways
+    back=1
+    within 10 more_than $((down + 100)) >/tmp/back || back=0
+    end link $mode
+    say link "$mode" "$down" "$back"
+done
+
+# Of the packets of both directions.
+for fault in "loss:loss 5%" "delay:delay 1ms" "reorder:delay 1ms reorder 25% 50%"; do
+    for name in va vb; do tc qdisc replace dev $name root netem ${fault#*:}; done
+    for mode in ud rc ring; do
+        phase "${fault%%:*}-$mode" 40
+        begin $mode 2
+        end "${fault%%:*}" $mode
+    done
+done
