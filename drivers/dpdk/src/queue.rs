@@ -33,7 +33,7 @@ const SHARE: usize = 32;
 /// Turns between looks at what the cold side sent, when there is never a quiet one.
 const CHORE_TURNS: u32 = 1_024;
 /// Turns in which a device takes nothing, or no descriptors come back, before what waits for it ends as `E_TX_TIMEOUT`: some
-/// tenths of a second. From then on nothing waits until something moves again, so that one device holds up the others once.
+/// tenths of a second for a worker that spins, up to a minute for one that sleeps between turns. From then on nothing waits until something moves again, so that one device holds up the others once.
 const STALL_TURNS: u32 = 1 << 20;
 /// Longest sleep when idle, because no device wakes us: the most that a frame may wait for an idle poll.
 const SLEEP_NS_MAX: u64 = 10_000;

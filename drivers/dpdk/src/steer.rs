@@ -83,6 +83,9 @@ pub(crate) fn by_hash(port: u16, table: u16, owners: &Owners) -> Result<(), Stri
 pub(crate) fn by_rules(port: u16, families: Families, owners: &Owners) -> Result<(), String> {
     let asked = [(false, families.v4), (true, families.v6)].into_iter().filter(|(_, spoken)| *spoken);
     let all = asked.flat_map(|(v6, _)| (0u16..).zip(&owners.queues).map(move |(shard, queue)| (v6, shard, *queue)));
+    // Drivers may keep rules over a stop, and then refuse them as doubles.
+    // SAFETY: no other thread changes rules.
+    unsafe { sys::rte_flow_flush(port, ptr::null_mut()) };
     for (v6, shard, queue) in all {
         rule(port, v6, owners.base_port + shard, queue).inspect_err(|_| {
             // SAFETY: no other thread changes rules.
