@@ -53,6 +53,9 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
     } else {
         print(&result);
     }
+    if let Some(findings) = result["findings"].as_array().filter(|findings| !findings.is_empty()) {
+        bail!("what must hold did not: {findings:?}");
+    }
     Ok(())
 }
 

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Without `--mode` or `--test` it runs all of them. `--events` lets idle workers sleep until the device wakes them, `--progress`
-//! says on stderr every 50 ms how many frames of a stream have arrived, and `--pin` keeps the asking end on processor 0, the
-//! other on 1 and the cold sides on 2: who shares a polling thread's processor makes it, and the soft device's work, wait. A stream is settled before it ends: frames are numbered,
+//! says on stderr every 50 ms how many frames of a stream have arrived, and `--pin` keeps the asking end on processor 0 and the
+//! other on 1, or two polling ends may share one and wait for each other's time slice. A stream is settled before it ends: frames are numbered,
 //! what is on its way is waited for, and `posted` is what `arrived`, `repeated` ones apart, and what is missing. It ends by
 //! itself, at the latest `--limit` seconds after its start: 0 fine, 1 nothing arrived or a buffer is missing, 2 bad arguments,
 //! no device, or the limit.
@@ -471,7 +471,6 @@ where
             settle_on(0, args.pin);
             if test == Test::Stream { client.stream(&signs) } else { client.ping(&signs) }
         });
-        settle_on(2, args.pin);
         attend(a, b, names, mode, args, &signs, || asking.is_finished());
         signs.settled.store(true, Ordering::Relaxed);
         (asking.join().unwrap_or_default(), serving.join().unwrap_or_default())
