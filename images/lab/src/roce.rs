@@ -37,7 +37,7 @@ const FAULTS: [&str; 4] = ["link", "loss", "delay", "reorder"];
 /// What is not done, and why.
 const SKIPPED: [&str; 1] = ["one side killed: both ends of verbs_pingpong are in one process"];
 
-/// It takes two to three minutes on a machine with two cores. Beyond this it hangs.
+/// It takes three to five minutes on a machine with two cores. Beyond this it hangs.
 const LIMIT: Duration = Duration::from_secs(480);
 
 /// Runs the job with the kernel `series` and checks what it said. `pingpong` is the built example `verbs_pingpong`.
@@ -65,7 +65,7 @@ pub fn run(folder: &Path, series: &str, pingpong: &Path) -> Result<Value> {
     // libibverbs loads the drivers that are named here.
     job.file("/etc/libibverbs.d/rxe.driver", b"driver rxe\n".to_vec(), false);
     job.file("/job", SCRIPT.as_bytes().to_vec(), false);
-    // Two processors, because both ends poll. A third makes a machine with two cores take half as long again.
+    // Two processors, because both ends poll.
     let guest = Guest { name: "roce", cpus: 2, memory_mib: 768, huge_pages: 0, wires: 0, ipv6: false };
     let outcome = guest.run(&bed, &job, LIMIT)?;
     judge(&outcome).with_context(|| bed.last_words("roce"))
