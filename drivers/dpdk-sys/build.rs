@@ -5,7 +5,7 @@ use std::{env, path::PathBuf};
 /// Functions that are bound; inline ones get a wrapper `NAME_w`.
 const FUNCTIONS: &[&str] = &[
     "rte_version",
-    "rte_eal_(init|cleanup|has_hugepages|iova_mode)",
+    "rte_eal_(init|cleanup|has_hugepages|iova_mode|alarm_set)",
     "rte_strerror",
     "rte_thread_(un)?register",
     "rte_lcore_id",

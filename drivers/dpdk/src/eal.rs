@@ -3,9 +3,10 @@
 use crate::{device::PciAddress, log};
 use std::{
     cell::Cell,
-    ffi::{CStr, CString, c_char, c_int},
+    ffi::{CStr, CString, c_char, c_int, c_void},
     fs,
     sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
 };
 use tachyon_driver_api::PortError;
 use tachyon_driver_dpdk_sys as sys;
@@ -192,6 +193,28 @@ pub(crate) fn leave_thread() {
         unsafe { sys::rte_thread_unregister() };
     }
 }
+
+/// Waits until DPDK's own thread, which handles what devices and peers tell, is done with what it is at: memif's driver takes a
+/// connection down there, and closing its device in the middle of that frees the same memory twice.
+pub(crate) fn let_settle() {
+    unsafe extern "C" fn passed(flag: *mut c_void) {
+        // SAFETY: the flag below, which is never freed.
+        unsafe { &*flag.cast::<AtomicBool>() }.store(true, Ordering::Release);
+    }
+    // Left behind: a byte each time that such a device is stopped. The thread may come by after we stopped waiting.
+    let flag: &'static AtomicBool = Box::leak(Box::default());
+    // SAFETY: a function and a flag for it, both of which stay. Alarms are run by that thread, one after the other with the rest.
+    if unsafe { sys::rte_eal_alarm_set(1, Some(passed), std::ptr::from_ref(flag).cast_mut().cast()) } != 0 {
+        return;
+    }
+    let begun = Instant::now();
+    while !flag.load(Ordering::Acquire) && begun.elapsed() < SETTLE {
+        std::thread::sleep(Duration::from_micros(50));
+    }
+}
+
+/// Longest wait for that thread: it does nothing that takes long.
+const SETTLE: Duration = Duration::from_millis(200);
 
 /// What DPDK's own error number says.
 pub(crate) fn last_error() -> String {

@@ -2,7 +2,7 @@
 
 use crate::{
     device::Device,
-    eal::{Eal, error_of, last_error},
+    eal::{Eal, error_of, last_error, let_settle},
     log,
     steer::{self, Families, Owners},
 };
@@ -52,6 +52,8 @@ pub(crate) struct Opened {
     /// Made by name, so removed by name.
     name: CString,
     software: bool,
+    /// A thread of DPDK's takes its connection down.
+    settles: bool,
     /// Somebody takes it out of the machine, and waits for us to let go of it.
     wanted_back: &'static AtomicBool,
 }
@@ -107,6 +109,7 @@ impl Opened {
             wanted_back: hear_of_removal(&name),
             name,
             software,
+            settles: matches!(device, Device::Memif { .. }),
         };
         opened.configure(settings).map_err(|(what, result)| fail(what, error_of(result)))?;
         Ok(opened)
@@ -224,6 +227,11 @@ impl Opened {
 
     /// Stops it. Nobody may poll it any more. What was in its rings goes back to the pools.
     pub(crate) fn stop(&mut self) -> Result<(), PortError> {
+        if self.settles {
+            // Twice: what was pending with the first alarm is done when the second one runs.
+            let_settle();
+            let_settle();
+        }
         // SAFETY: the caller waited until nobody polls it.
         let result = unsafe { sys::rte_eth_dev_stop(self.number) };
         self.running = false;
