@@ -29,7 +29,6 @@ enum tachyon_mbuf_offset {
 	TACHYON_BUF_ADDR = offsetof(struct rte_mbuf, buf_addr),
 	TACHYON_BUF_IOVA = offsetof(struct rte_mbuf, buf_iova),
 	TACHYON_DATA_OFF = offsetof(struct rte_mbuf, data_off),
-	TACHYON_REFCNT = offsetof(struct rte_mbuf, refcnt),
 	TACHYON_NB_SEGS = offsetof(struct rte_mbuf, nb_segs),
 	TACHYON_OL_FLAGS = offsetof(struct rte_mbuf, ol_flags),
 	TACHYON_PKT_LEN = offsetof(struct rte_mbuf, pkt_len),
@@ -42,12 +41,6 @@ enum tachyon_mbuf_offset {
 /* A link's fields are bits, whose layout changes between versions. */
 static inline int tachyon_link_is_up(const struct rte_eth_link *link) { return link->link_status; }
 static inline uint32_t tachyon_link_speed(const struct rte_eth_link *link) { return link->link_speed; }
-
-/* The offload that a descriptor asks for is made of bit fields too. */
-static inline uint64_t tachyon_tx_offload(uint64_t l2_bytes, uint64_t l3_bytes)
-{
-	return rte_mbuf_tx_offload(l2_bytes, l3_bytes, 0, 0, 0, 0, 0);
-}
 
 /* Sends DPDK's log to a function, a line at a time; the C library's types for that differ. */
 static inline int tachyon_log_to(ssize_t (*write)(void *, const char *, size_t))

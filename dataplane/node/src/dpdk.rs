@@ -99,7 +99,8 @@ pub(crate) fn start(ports: &mut DpdkPorts, plan: &Plan) -> anyhow::Result<Vec<St
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tachyon_config::{Network, PortName};
+    use crate::topology::Machine;
+    use tachyon_config::{Network, PortName, Source};
 
     #[test]
     fn a_gateway_belongs_to_the_network_that_it_lies_in() {
@@ -116,5 +117,21 @@ mod tests {
         };
         let gateways: Vec<_> = port(&section).unwrap().networks.iter().map(|network| network.gateway).collect();
         assert_eq!(gateways, [None, Some("10.0.2.254".parse().unwrap())]);
+    }
+
+    /// The node file's default is made without knowing the driver, so the two are held together here.
+    #[test]
+    fn by_default_a_worker_keeps_as_many_buffers_as_its_devices_hold() {
+        for ports in 1..=4 {
+            let mut text = "[network]\ndriver = \"dpdk\"\n[workers]\ncount = 1\n".to_owned();
+            for port in 0..ports {
+                text.push_str(&format!(
+                    "[[ports]]\nname = \"p{port}\"\ndevice = {{ null = {{}} }}\naddresses = [\"10.0.{port}.1/24\"]\n"
+                ));
+            }
+            let file = NodeFile::parse(&Source { name: "node.toml", text: &text, manual: "" }).unwrap();
+            let config = config(&file, &Plan::new(&file, &Machine::discover()).unwrap()).unwrap();
+            assert!(file.buffers_per_worker() as usize >= 2 * config.buffers_held(), "{ports} ports");
+        }
     }
 }

@@ -80,11 +80,11 @@ impl Devices {
     }
 
     /// Buffers that the driver holds to receive into, of each worker's.
-    pub(crate) fn receive_buffers(file: &NodeFile) -> u32 {
-        match file.network.driver {
-            Driver::Uring => file.memory.receive_buffers.into(),
-            // What is not in the worker's half: see `NodeFile::buffers_per_worker`.
-            Driver::Dpdk => file.buffers_per_worker() / 2,
+    pub(crate) fn receive_buffers(&self) -> u32 {
+        match self {
+            Self::Uring(config) => config.rx_buffers.into(),
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk(ports) => ports.buffers_held(),
         }
     }
 

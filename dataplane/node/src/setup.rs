@@ -77,7 +77,7 @@ pub(crate) fn build(file: &NodeFile, voice: Voice, stop: Arc<AtomicBool>) -> any
     for worker in &plan.workers {
         let (pool, region) = arenas.pool(worker, &mut degraded)?;
         let (host, desk) = rings(&segment, worker.worker)?;
-        let limits = limits(file, worker, boot, common.clock, path);
+        let limits = limits(file, worker, boot, common.clock, path, devices.receive_buffers());
         let seat = Seat { plan: worker.clone(), limits, pool, host };
         desks.push(start(devices.seat(worker.worker, region)?, seat, desk, &common, &mut degraded)?);
     }
@@ -258,7 +258,7 @@ fn path(file: &NodeFile) -> anyhow::Result<Path> {
     })
 }
 
-fn limits(file: &NodeFile, worker: &WorkerPlan, boot: u16, clock: Clock, path: Path) -> Limits {
+fn limits(file: &NodeFile, worker: &WorkerPlan, boot: u16, clock: Clock, path: Path, receive_buffers: u32) -> Limits {
     Limits {
         worker: worker.worker,
         workers: file.workers.count,
@@ -270,7 +270,7 @@ fn limits(file: &NodeFile, worker: &WorkerPlan, boot: u16, clock: Clock, path: P
         subscribers_max: file.limits.subscribers_max,
         targets_max: file.limits.targets_max,
         buffers: file.buffers_per_worker(),
-        receive_buffers: Devices::receive_buffers(file),
+        receive_buffers,
         frame_bytes_max: file.frame_bytes_max(),
         fill_window_ns: file.limits.fill_window_ns.into(),
         boot,

@@ -5,7 +5,7 @@
 
 use crate::{
     TACHYON_BUF_ADDR, TACHYON_BUF_IOVA, TACHYON_BUF_LEN, TACHYON_DATA_LEN, TACHYON_DATA_OFF, TACHYON_NB_SEGS,
-    TACHYON_NEXT, TACHYON_OL_FLAGS, TACHYON_PKT_LEN, TACHYON_REFCNT, TACHYON_TX_OFFLOAD, rte_mbuf,
+    TACHYON_NEXT, TACHYON_OL_FLAGS, TACHYON_PKT_LEN, TACHYON_TX_OFFLOAD, rte_mbuf,
 };
 
 macro_rules! field {
@@ -34,7 +34,6 @@ macro_rules! field {
 field!(buf_addr, set_buf_addr, TACHYON_BUF_ADDR, *mut u8, "Where its memory starts.");
 field!(buf_iova, set_buf_iova, TACHYON_BUF_IOVA, u64, "The same as the device sees it.");
 field!(data_off, set_data_off, TACHYON_DATA_OFF, u16, "Bytes from there to the packet.");
-field!(refcnt, set_refcnt, TACHYON_REFCNT, u16, "Owners of the memory.");
 field!(nb_segs, set_nb_segs, TACHYON_NB_SEGS, u16, "Pieces of the packet.");
 field!(ol_flags, set_ol_flags, TACHYON_OL_FLAGS, u64, "What the device did or shall do.");
 field!(pkt_len, set_pkt_len, TACHYON_PKT_LEN, u32, "Bytes of the packet, all pieces together.");

@@ -36,6 +36,6 @@ pub use eal::{Eal, EalConfig, HugePages};
 pub use packets::{Packet, Packets, RawQueue};
 pub use pool::HEADROOM_BYTES;
 pub use ports::{DpdkPorts, DpdkSeat};
-pub use queue::{DpdkQueue, endpoint};
+pub use queue::DpdkQueue;
 pub use shared::PORTS_MAX;
 pub use tachyon_driver_ether as ether;

@@ -70,7 +70,7 @@ impl RawQueue {
         let room = most.min(into.remaining_capacity());
         let len = into.len();
         // SAFETY: `new` promised a port that is set up. This is `rte_eth_rx_burst` without its wrapper: the table is the
-        // one that DPDK exports for the inline function (which is a call more from here: 1.5 ns). The driver writes at most
+        // one that DPDK exports for the inline function (which would be a call more from here). The driver writes at most
         // `room` pointers of packets that are ours then; `Packet` is such a pointer.
         unsafe {
             let calls = (&raw const sys::rte_eth_fp_ops).cast::<sys::rte_eth_fp_ops>().add(usize::from(self.port));

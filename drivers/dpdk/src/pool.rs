@@ -2,7 +2,7 @@
 //!
 //! Descriptors lie in DPDK's memory, what they describe in the arena. They are ordinary descriptors whose memory is
 //! elsewhere, rather than such with DPDK's "external buffer" flag: drivers give those back one by one through a slower path
-//! (2 ns a packet here). The pool carries the mark of external memory all the same, because drivers that register memory
+//! instead. The pool carries the mark of external memory all the same, because drivers that register memory
 //! with their device look for it.
 //!
 //! A descriptor that is in the pool, or in a device's ring, owns its buffer for DPDK; one that is not belongs to the

@@ -269,6 +269,12 @@ impl DpdkPorts {
         })
     }
 
+    /// Buffers of each worker that its devices and DPDK's pool hold.
+    #[must_use]
+    pub fn buffers_held(&self) -> u32 {
+        u32::try_from(self.config.buffers_held()).unwrap_or(u32::MAX)
+    }
+
     /// Lets packets come, once every worker has opened its queue.
     ///
     /// # Errors

@@ -22,7 +22,7 @@ use tachyon_driver_dpdk_sys::{self as sys, mbuf, rte_mbuf};
 use tachyon_driver_ether::{
     Checked, Foreign, HEADER_BYTES_MAX, Hop, Interface, Neighbours, News, Receiver, UdpChecksum,
 };
-use tachyon_wire::{Endpoint, Reason};
+use tachyon_wire::Reason;
 
 /// Packets that wait for a port's device: a burst, and the longest run of frames that a buffer holds.
 const OUT_MAX: usize = 128;
@@ -33,7 +33,8 @@ const SHARE: usize = 32;
 /// Turns between looks at what the cold side sent, when there is never a quiet one.
 const CHORE_TURNS: u32 = 1_024;
 /// Turns in which a device takes nothing, or no descriptors come back, before what waits for it ends as `E_TX_TIMEOUT`: some
-/// tenths of a second for a worker that spins, up to a minute for one that sleeps between turns. From then on nothing waits until something moves again, so that one device holds up the others once.
+/// tenths of a second for a worker that spins, up to a minute for one that sleeps between turns. From then on nothing waits
+/// until something moves again, so that one device holds up the others once.
 const STALL_TURNS: u32 = 1 << 20;
 /// Longest sleep when idle, because no device wakes us: the most that a frame may wait for an idle poll.
 const SLEEP_NS_MAX: u64 = 10_000;
@@ -328,7 +329,7 @@ impl Out {
     }
 }
 
-/// Frames of an item. Nearly all have one, and a division is a tenth of what sending takes.
+/// Frames of an item. Nearly all have one, which needs no division.
 #[inline(always)]
 const fn count_frames(item: &Transmit) -> usize {
     if item.stride >= item.len && item.len > 0 {
@@ -439,9 +440,8 @@ unsafe fn offload(m: NonNull<rte_mbuf>, hop: &Hop, checksum: UdpChecksum) {
             let (kind, l3) =
                 if hop.header_bytes() >= 62 { (sys::RTE_MBUF_F_TX_IPV6, 40) } else { (sys::RTE_MBUF_F_TX_IPV4, 20) };
             mbuf::set_ol_flags(m, kind | sys::RTE_MBUF_F_TX_UDP_CKSUM);
-            // The two lowest bit fields: 7 bits for the headers of layer 2, then 9 for those of layer 3.
             let l2 = hop.header_bytes() as u64 - l3 - 8;
-            mbuf::set_tx_offload(m, l2 | l3 << 7);
+            mbuf::set_tx_offload(m, l2 << sys::RTE_MBUF_L2_LEN_OFS | l3 << sys::RTE_MBUF_L3_LEN_OFS);
         } else {
             mbuf::set_ol_flags(m, 0);
         }
@@ -696,16 +696,5 @@ impl TxQueue for DpdkQueue {
             into.extend(self.strange.pop());
         }
         into.len() - before
-    }
-}
-
-/// Where shard `shard` listens at this interface's first address, for whoever has to reach it.
-#[must_use]
-pub fn endpoint(interface: &Interface, base_port: u16, shard: u16) -> Endpoint {
-    let port = base_port.wrapping_add(shard);
-    match interface.networks.first().map(|network| network.ip) {
-        Some(std::net::IpAddr::V4(ip)) => Endpoint::v4(ip.octets(), port),
-        Some(std::net::IpAddr::V6(ip)) => Endpoint::v6(ip.octets(), port),
-        None => Endpoint::NONE,
     }
 }
