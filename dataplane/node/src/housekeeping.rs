@@ -219,7 +219,9 @@ impl Housekeeping {
             Request::Ruleset(fd) => self.ruleset(fd),
             Request::StopPort(name) => self.set_port("stopped", &name, PortDesk::stop),
             Request::StartPort(name) => self.set_port("started", &name, PortDesk::start),
-            Request::Port(_) => Err(Refusal::never("a question for a port has no other answer than the port")),
+            Request::Port(_) | Request::ConnectLane(_) | Request::DropLane(..) | Request::Lane(_) => Err(
+                Refusal::never("this node has no lanes, and a question for a port has no other answer than the port"),
+            ),
         }
     }
 

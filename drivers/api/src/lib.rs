@@ -11,11 +11,13 @@ extern crate std;
 mod buffer;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod lanes;
 mod port;
 mod queue;
 mod report;
 
 pub use buffer::{Buffer, Pool};
+pub use lanes::{LANE_DETAILS_BYTES, LaneAnswer, LaneKind, LaneReport, LaneRequest, LaneState, Lanes};
 pub use port::{Port, PortError, PortInfo};
 pub use queue::{
     BURST_MAX, Completion, CompletionBatch, QueueStats, Received, RxBatch, RxQueue, Transmit, TxBatch, TxQueue,

@@ -1,6 +1,6 @@
 //! What a person is told of the ports while the node runs, and the little that can be done about them then.
 
-use crate::PortError;
+use crate::{Lanes, PortError};
 use alloc::{string::String, vec::Vec};
 use core::{fmt, net::IpAddr};
 
@@ -83,6 +83,11 @@ pub trait Ports: fmt::Debug {
 
     /// Frames will go to this address: finds out how to reach it before the first one does.
     fn want(&mut self, to: IpAddr);
+
+    /// Its lanes, if frames need an agreement with a peer before they can go.
+    fn lanes(&mut self) -> Option<&mut dyn Lanes> {
+        None
+    }
 
     /// What devices said since the last call, oldest first.
     fn said(&mut self) -> Vec<Said> {

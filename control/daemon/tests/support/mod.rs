@@ -137,7 +137,12 @@ fn take(told: &mut Told, number: u32, request: Request) -> Reply {
             }
         },
         Request::StopPort(name) | Request::StartPort(name) if told.ports.iter().any(|port| port.name == name) => {}
-        Request::StopPort(_) | Request::StartPort(_) | Request::Port(_) => {
+        Request::StopPort(_)
+        | Request::StartPort(_)
+        | Request::Port(_)
+        | Request::ConnectLane(_)
+        | Request::DropLane(..)
+        | Request::Lane(_) => {
             reply = Reply { accepted: Accepted::Refused, text: "there is no such port".into(), ..reply };
         }
     }

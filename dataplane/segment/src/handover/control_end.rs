@@ -2,7 +2,8 @@
 //! thread of their own.
 
 use super::{
-    Accepted, Hello, Peer, PortStatus, Reply, Request,
+    Accepted, Hello, LaneAnswer, LaneRequest, LaneStatus, Peer, PortStatus, Reply, Request,
+    lanes::{AnswerRecord, LaneRecord, LaneTold},
     ports::{PortAnswer, PortRecord},
     records::{HelloRecord, ReplyRecord},
     socket::{self, Datagram},
@@ -117,6 +118,58 @@ impl ControlEnd {
             ports.push(answer.port);
             if ports.len() >= usize::from(answer.ports) {
                 return Ok(ports);
+            }
+        }
+    }
+
+    /// Offers a peer's part of a lane to a worker, and takes the worker's part.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn connect_lane(&mut self, lane: LaneRequest) -> Result<LaneAnswer, CallError> {
+        let lost = |text: String| CallError::Lost(invalid(text));
+        let mut buffer = [0; if size_of::<ReplyRecord>() > size_of::<AnswerRecord>() {
+            size_of::<ReplyRecord>()
+        } else {
+            size_of::<AnswerRecord>()
+        }];
+        let len = self.exchange(&Request::ConnectLane(Box::new(lane)), &mut buffer).map_err(CallError::Lost)?;
+        let Some(answer) = LaneAnswer::from_bytes(&buffer[..len]) else {
+            self.outcome(&buffer[..len])?;
+            return Err(lost("a lane was promised and its details did not come".into()));
+        };
+        match answer.map_err(lost)? {
+            (number, answer) if number == self.number => Ok(answer),
+            (number, _) => Err(lost(format!("answer {number} to request {}", self.number))),
+        }
+    }
+
+    /// Asks how the lanes are.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn lanes(&mut self) -> Result<Vec<LaneStatus>, CallError> {
+        let lost = |text: String| CallError::Lost(invalid(text));
+        let mut buffer = [0; if size_of::<ReplyRecord>() > size_of::<LaneRecord>() {
+            size_of::<ReplyRecord>()
+        } else {
+            size_of::<LaneRecord>()
+        }];
+        let mut lanes = Vec::new();
+        loop {
+            let place = u32::try_from(lanes.len()).unwrap_or(u32::MAX);
+            let len = self.exchange(&Request::Lane(place), &mut buffer).map_err(CallError::Lost)?;
+            let Some(told) = LaneTold::from_bytes(&buffer[..len]) else {
+                // Accepted without a lane: there is none.
+                return self.outcome(&buffer[..len]).map(|()| lanes);
+            };
+            let told = told.map_err(lost)?;
+            if told.number != self.number {
+                return Err(lost(format!("answer {} to request {}", told.number, self.number)));
+            }
+            lanes.push(told.lane);
+            if lanes.len() as u64 >= u64::from(told.lanes) {
+                return Ok(lanes);
             }
         }
     }

@@ -1,7 +1,8 @@
 //! The end of the socket that `tachyond` holds. Nothing here blocks: its owner polls the descriptors.
 
 use super::{
-    Hello, Peer, PortStatus, Reply, Request,
+    Hello, LaneAnswer, LaneStatus, Peer, PortStatus, Reply, Request,
+    lanes::LaneTold,
     ports::PortAnswer,
     records::REQUEST_BYTES_MAX,
     socket::{self, Datagram},
@@ -153,6 +154,22 @@ impl Connection {
     /// As with [`Connection::reply`].
     pub fn reply_port(&self, number: u32, ports: u16, port: &PortStatus) -> io::Result<()> {
         socket::send(&self.socket, &PortAnswer::to_bytes(number, ports, port), None)
+    }
+
+    /// Answers [`Request::ConnectLane`] with our part.
+    ///
+    /// # Errors
+    /// As with [`Connection::reply`].
+    pub fn reply_details(&self, number: u32, answer: &LaneAnswer) -> io::Result<()> {
+        socket::send(&self.socket, answer.to_record(number).as_bytes(), None)
+    }
+
+    /// Answers [`Request::Lane`] with the lane that was asked for, one of so many.
+    ///
+    /// # Errors
+    /// As with [`Connection::reply`].
+    pub fn reply_lane(&self, number: u32, lanes: u32, lane: &LaneStatus) -> io::Result<()> {
+        socket::send(&self.socket, LaneTold::to_record(number, lanes, lane).as_bytes(), None)
     }
 }
 

@@ -1,6 +1,9 @@
 //! The records of the socket, as bytes and as types.
 
-use super::ports::{PORT_NAME_MAX, PortRecord};
+use super::{
+    lanes::{DropRecord, LaneRecord, LaneRequest, OfferRecord},
+    ports::{PORT_NAME_MAX, PortRecord},
+};
 use crate::stats;
 use std::{fmt, os::fd::OwnedFd};
 use tachyon_wire::{
@@ -22,7 +25,8 @@ const VERSION: u64 = 1;
 pub const REPLY_TEXT_MAX: usize = 200;
 /// Most bytes of the hello's list of what is degraded: some ten lines.
 const DEGRADED_MAX: usize = 2048;
-const DRIVER_MAX: usize = 16;
+/// Room for the names of all drivers at once.
+const DRIVER_MAX: usize = 48;
 
 /// What both ends must agree on, as one number.
 pub(super) const LAYOUT: u64 = stats::fnv1a(
@@ -34,6 +38,8 @@ pub(super) const LAYOUT: u64 = stats::fnv1a(
         size_of::<RequestHeader>() as u64,
         size_of::<ReplyRecord>() as u64,
         size_of::<PortRecord>() as u64,
+        size_of::<LaneRecord>() as u64,
+        size_of::<OfferRecord>() as u64,
         size_of::<OpenSession>() as u64,
         size_of::<AddSubscriber>() as u64,
     ],
@@ -66,7 +72,7 @@ pub struct Hello {
     pub targets_max: u32,
     /// Version of the ruleset in force; 0 = none.
     pub ruleset_version: u64,
-    /// The driver.
+    /// The drivers, in the order in which a frame's way is looked for, with `, ` between them.
     pub driver: String,
     /// What is slower or weaker than it could be, one each.
     pub degraded: Vec<String>,
@@ -161,6 +167,12 @@ pub enum Request {
     StopPort(String),
     /// Starts a port that was stopped, by name.
     StartPort(String),
+    /// Agrees on a lane between a worker and a peer; answered by our part.
+    ConnectLane(Box<LaneRequest>),
+    /// Ends a worker's lane to a peer.
+    DropLane(u16, Endpoint),
+    /// How a lane is, by its place; as with [`Request::Port`].
+    Lane(u32),
 }
 
 impl fmt::Debug for Request {
@@ -175,6 +187,9 @@ impl fmt::Debug for Request {
             Self::Port(place) => write!(f, "Port({place})"),
             Self::StopPort(name) => write!(f, "StopPort({name})"),
             Self::StartPort(name) => write!(f, "StartPort({name})"),
+            Self::ConnectLane(lane) => write!(f, "ConnectLane(worker {}, {} ports)", lane.worker, lane.ports),
+            Self::DropLane(worker, to) => write!(f, "DropLane(worker {worker}, {to:?})"),
+            Self::Lane(place) => write!(f, "Lane({place})"),
         }
     }
 }
@@ -187,6 +202,9 @@ const KIND_RULESET: u16 = 5;
 const KIND_PORT: u16 = 6;
 const KIND_STOP_PORT: u16 = 7;
 const KIND_START_PORT: u16 = 8;
+const KIND_CONNECT_LANE: u16 = 9;
+const KIND_DROP_LANE: u16 = 10;
+const KIND_LANE: u16 = 11;
 
 /// In front of every request's body.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -201,13 +219,15 @@ pub(super) struct RequestHeader {
 
 /// Most bytes of a request: its header and the largest body.
 pub(super) const REQUEST_BYTES_MAX: usize = {
-    let (open, add) = (size_of::<OpenSession>(), size_of::<AddSubscriber>());
-    size_of::<RequestHeader>() + if open > add { open } else { add }
+    let (open, add, offer) = (size_of::<OpenSession>(), size_of::<AddSubscriber>(), size_of::<OfferRecord>());
+    let most = if open > add { open } else { add };
+    size_of::<RequestHeader>() + if most > offer { most } else { offer }
 };
 
 impl Request {
     /// The bytes, and the descriptor that goes with them.
     pub(super) fn to_bytes(&self, number: u32) -> (Vec<u8>, Option<&OwnedFd>) {
+        let (offer, drop);
         let (kind, body, fd): (u16, &[u8], _) = match self {
             Self::OpenSession(open) => (KIND_OPEN_SESSION, open.as_bytes(), None),
             Self::CloseSession(id) => (KIND_CLOSE_SESSION, &id.to_le_bytes(), None),
@@ -217,6 +237,15 @@ impl Request {
             Self::Port(place) => (KIND_PORT, &place.to_le_bytes(), None),
             Self::StopPort(name) => (KIND_STOP_PORT, name.as_bytes(), None),
             Self::StartPort(name) => (KIND_START_PORT, name.as_bytes(), None),
+            Self::ConnectLane(lane) => {
+                offer = lane.to_record();
+                (KIND_CONNECT_LANE, offer.as_bytes(), None)
+            }
+            Self::DropLane(worker, to) => {
+                drop = DropRecord::new(*worker, *to);
+                (KIND_DROP_LANE, drop.as_bytes(), None)
+            }
+            Self::Lane(place) => (KIND_LANE, &place.to_le_bytes(), None),
         };
         let header = RequestHeader {
             magic: REQUEST_MAGIC,
@@ -266,6 +295,15 @@ impl Request {
             (KIND_PORT, _) => Ok(Self::Port(id()?)),
             (KIND_STOP_PORT, _) => Ok(Self::StopPort(name()?)),
             (KIND_START_PORT, _) => Ok(Self::StartPort(name()?)),
+            (KIND_CONNECT_LANE, _) => {
+                let record = OfferRecord::read_from_bytes(body).map_err(|_| wrong_size())?;
+                LaneRequest::from_record(&record).map(|lane| Self::ConnectLane(Box::new(lane)))
+            }
+            (KIND_DROP_LANE, _) => {
+                let record = DropRecord::read_from_bytes(body).map_err(|_| wrong_size())?;
+                record.parts().map(|(worker, to)| Self::DropLane(worker, to))
+            }
+            (KIND_LANE, _) => Ok(Self::Lane(id()?)),
             _ => Err(format!("there is no request of kind {kind}")),
         }
     }

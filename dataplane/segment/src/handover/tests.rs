@@ -172,8 +172,8 @@ fn refuses_every_datagram_that_is_no_request_and_stays_in_step() {
     for bit in bits {
         let mut bad = good.clone();
         bad[bit / 8] ^= 1 << (bit % 8);
-        if [4, 6].contains(&bad[16]) {
-            continue; // RemoveSubscriber and Port have the same body
+        if [4, 6, 11].contains(&bad[16]) {
+            continue; // RemoveSubscriber, Port and Lane have the same body
         }
         socket::send(&socket, &bad, None).unwrap();
         assert_eq!(complaint(&connection).0, 42, "bit {bit}");
@@ -392,5 +392,83 @@ fn a_node_without_ports_refuses_and_the_connection_stays_in_step() {
     for _ in 0..2 {
         let refused = control.ports().unwrap_err();
         assert!(matches!(&refused, CallError::Refused(text) if text.contains("no such port")), "{refused}");
+    }
+}
+
+fn lane(worker: u16, kind: LaneKind, state: LaneState) -> LaneStatus {
+    let why = "the peer does not acknowledge: look at the link and at the peer".into();
+    let to = Endpoint::v4([10, 0, 0, 7], 9_000);
+    LaneStatus { worker, to, kind, state, why, attempts: 3, fell_back: state == LaneState::Failed }
+}
+
+#[test]
+fn lanes_are_offered_answered_listed_and_dropped() {
+    let place = Place::new("lanes");
+    let listener = Listener::bind(&place.0, &[geteuid().as_raw()]).unwrap();
+    let segment = StatsSegment::create(2, BOOT).unwrap();
+    let told = [
+        lane(0, LaneKind::Datagrams, LaneState::Connected),
+        lane(1, LaneKind::Connection, LaneState::Waiting),
+        lane(2, LaneKind::Ring, LaneState::Failed),
+        lane(3, LaneKind::Ring, LaneState::Ending),
+    ];
+    let lanes = told.clone();
+    let node = thread::spawn(move || {
+        let connection = accept(&listener);
+        connection.send_hello(&hello(), segment.reader_fd()).unwrap();
+        let mut seen = Vec::new();
+        loop {
+            let (number, request) = match next(&connection) {
+                Incoming::Request(number, request) => (number, request),
+                Incoming::Malformed(number, text) => {
+                    connection.reply(&reply(number, Accepted::Refused, &text)).unwrap();
+                    continue;
+                }
+                _ => return seen,
+            };
+            seen.push(format!("{request:?}"));
+            match request {
+                Request::ConnectLane(lane) if lane.worker == 9 => {
+                    connection.reply(&reply(number, Accepted::Refused, "there is no worker 9")).unwrap();
+                }
+                Request::ConnectLane(lane) => {
+                    let mut details = lane.details;
+                    details.reverse();
+                    connection.reply_details(number, &LaneAnswer { to: lane.to, details }).unwrap();
+                }
+                Request::Lane(place) => {
+                    connection.reply_lane(number, 4, &lanes[place as usize]).unwrap();
+                }
+                _ => connection.reply(&reply(number, Accepted::Yes, "")).unwrap(),
+            }
+        }
+    });
+    let (mut control, ..) = ControlEnd::connect(&place.0, &[], PATIENCE).unwrap();
+    let details: [u8; LANE_DETAILS_BYTES] = std::array::from_fn(|n| u8::try_from(n).unwrap());
+    let to = Endpoint::v4([10, 0, 0, 7], 9_000);
+    let offer = LaneRequest { worker: 1, to, ports: 16, falls_back: true, details };
+    let mut mirrored = details;
+    mirrored.reverse();
+    assert_eq!(control.connect_lane(offer).unwrap(), LaneAnswer { to, details: mirrored });
+    let refused = control.connect_lane(LaneRequest { worker: 9, ..offer }).unwrap_err();
+    assert!(matches!(&refused, CallError::Refused(text) if text == "there is no worker 9"), "{refused}");
+    assert_eq!(control.lanes().unwrap(), told);
+    control.call(&Request::DropLane(1, to)).unwrap();
+    let past = LaneRequest { to: Endpoint::v4([10, 0, 0, 7], 65_530), ..offer };
+    let refused = control.connect_lane(past).unwrap_err();
+    assert!(matches!(&refused, CallError::Refused(text) if text.contains("cannot be")), "{refused}");
+    drop(control);
+    let seen = node.join().unwrap();
+    assert_eq!(seen[0], "ConnectLane(worker 1, 16 ports)", "no detail of a lane is printed");
+    assert!(seen[6].starts_with("DropLane(worker 1"), "{seen:?}");
+}
+
+#[test]
+fn offers_that_cannot_be_are_refused() {
+    let to = Endpoint::v4([10, 0, 0, 7], 65_530);
+    let offer = LaneRequest { worker: 0, to, ports: 6, falls_back: false, details: [1; LANE_DETAILS_BYTES] };
+    assert_eq!(LaneRequest::from_record(&offer.to_record()), Ok(offer));
+    for ports in [0, 7, u16::MAX] {
+        assert!(LaneRequest::from_record(&LaneRequest { ports, ..offer }.to_record()).is_err(), "{ports}");
     }
 }
