@@ -18,7 +18,7 @@ impl<'a> Ready<'a> {
 
     #[inline(always)]
     pub(crate) fn push(&mut self, item: Transmit) {
-        let at = (self.head + self.len) % self.items.len();
+        let at = self.around(self.head + self.len);
         debug_assert!(self.items[at].is_none(), "more buffers are queued than there are");
         self.items[at] = Some(item);
         self.len += 1;
@@ -26,14 +26,20 @@ impl<'a> Ready<'a> {
 
     pub(crate) fn pop(&mut self) -> Option<Transmit> {
         let item = self.items[self.head].take()?;
-        self.head = (self.head + 1) % self.items.len();
+        self.head = self.around(self.head + 1);
         self.len -= 1;
         Some(item)
     }
 
     /// Where the item stands that was pushed this many before the last.
     pub(crate) fn place(&self, back: usize) -> usize {
-        (self.head + self.len).saturating_sub(back + 1) % self.items.len()
+        self.around((self.head + self.len).saturating_sub(back + 1))
+    }
+
+    /// A place that is past the end by less than a whole round; a division would cost more than all the rest of a push.
+    #[inline(always)]
+    fn around(&self, at: usize) -> usize {
+        if at < self.items.len() { at } else { at - self.items.len() }
     }
 
     /// Some bytes of the item that stands there.

@@ -16,6 +16,8 @@ use zerocopy::byteorder::little_endian::U64;
 
 /// Classes of messages, P0 to P3; pressure level n sheds the n last of them.
 const CLASSES: u8 = 4;
+/// Frames with fewer messages than this are judged one check at a time: marking costs more than it saves them.
+const WORTH_MARKING: usize = 3;
 
 /// What does not come from the frame: sampled once per burst, and recorded with it.
 #[derive(Clone, Copy, Debug)]
@@ -90,6 +92,9 @@ pub fn govern(
     match &inputs.ruleset {
         Ok(ruleset) => {
             let mut judge = Judge::new(inputs, ruleset, frame, tables);
+            if messages.len() < WORTH_MARKING {
+                return judge.judge_few(&gate, messages, verdicts, demand);
+            }
             let like = judge.ordinary(&gate);
             for (messages, verdicts) in messages.chunks(MARKED).zip(verdicts.chunks_mut(MARKED)) {
                 judge.judge_all(&gate, ordinary(path, messages, &like), messages, verdicts, demand);
@@ -224,6 +229,23 @@ impl<'a> Judge<'a> {
             *verdict = match quick {
                 Some(verdict) => verdict,
                 None => self.judge_exactly(gate, message, demand),
+            };
+        }
+    }
+
+    /// Too few to be marked first: each goes through the checks one at a time.
+    #[inline]
+    fn judge_few(
+        &mut self,
+        gate: &Gate,
+        messages: &[Message],
+        verdicts: &mut [Verdict],
+        demand: &mut impl FnMut(Demand),
+    ) {
+        for (message, verdict) in messages.iter().zip(verdicts) {
+            *verdict = match gate.check(message) {
+                Ok(()) => self.judge(message, demand),
+                Err(reason) => Verdict::refused(reason, false),
             };
         }
     }
