@@ -219,9 +219,12 @@ impl Housekeeping {
             Request::Ruleset(fd) => self.ruleset(fd),
             Request::StopPort(name) => self.set_port("stopped", &name, PortDesk::stop),
             Request::StartPort(name) => self.set_port("started", &name, PortDesk::start),
-            Request::Port(_) | Request::ConnectLane(_) | Request::DropLane(..) | Request::Lane(_) => Err(
-                Refusal::never("this node has no lanes, and a question for a port has no other answer than the port"),
-            ),
+            Request::Port(_) => Err(Refusal::never("a question for a port has no other answer than the port")),
+            Request::Lane(_) | Request::Filter(_) => Ok(()), // there is none
+            Request::ConnectLane(_) | Request::DropLane(..) => Err(Refusal::never("this node has no lanes")),
+            Request::AttachFilter(_) | Request::DetachFilter(_) | Request::Denied(_) => {
+                Err(Refusal::never("this node has no pre-filter"))
+            }
         }
     }
 

@@ -2,11 +2,12 @@
 //!
 //! On connecting, control gets a [`Hello`] with the descriptor of the statistics segment. From then on it sends one
 //! [`Request`] at a time and gets one [`Reply`] for each, with the request's number; who asks for a port gets a
-//! [`PortStatus`] instead, and asks for one after the other; lanes are told like ports, and who offers one gets a [`LaneAnswer`]. A ruleset travels as the descriptor of a sealed memory file;
+//! [`PortStatus`] instead, and asks for one after the other; lanes and pre-filters are told like ports, and who offers one gets a [`LaneAnswer`]. A ruleset and a list of denied sources travel as the descriptor of a sealed memory file;
 //! everything else fits its datagram. Both ends check who the other is (`SO_PEERCRED`) and refuse
 //! records of another layout, each with a reason that says what to do.
 
 mod control_end;
+mod filters;
 mod lanes;
 mod node_end;
 mod ports;
@@ -14,6 +15,7 @@ mod records;
 mod socket;
 
 pub use control_end::{CallError, ControlEnd};
+pub use filters::{FilterState, FilterStatus, INTERFACE_NAME_MAX, Prefix};
 pub use lanes::{LANE_DETAILS_BYTES, LaneAnswer, LaneKind, LaneRequest, LaneState, LaneStatus};
 pub use node_end::{Connection, Incoming, Listener};
 pub use ports::{PORT_COUNTERS_MAX, PORT_NAME_MAX, PortState, PortStatus};

@@ -142,7 +142,11 @@ fn take(told: &mut Told, number: u32, request: Request) -> Reply {
         | Request::Port(_)
         | Request::ConnectLane(_)
         | Request::DropLane(..)
-        | Request::Lane(_) => {
+        | Request::Lane(_)
+        | Request::Filter(_)
+        | Request::AttachFilter(_)
+        | Request::DetachFilter(_)
+        | Request::Denied(_) => {
             reply = Reply { accepted: Accepted::Refused, text: "there is no such port".into(), ..reply };
         }
     }

@@ -2,7 +2,8 @@
 //! thread of their own.
 
 use super::{
-    Accepted, Hello, LaneAnswer, LaneRequest, LaneStatus, Peer, PortStatus, Reply, Request,
+    Accepted, FilterStatus, Hello, LaneAnswer, LaneRequest, LaneStatus, Peer, PortStatus, Reply, Request,
+    filters::{FilterRecord, FilterTold},
     lanes::{AnswerRecord, LaneRecord, LaneTold},
     ports::{PortAnswer, PortRecord},
     records::{HelloRecord, ReplyRecord},
@@ -170,6 +171,32 @@ impl ControlEnd {
             lanes.push(told.lane);
             if lanes.len() as u64 >= u64::from(told.lanes) {
                 return Ok(lanes);
+            }
+        }
+    }
+
+    /// Asks how the pre-filters are.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn filters(&mut self) -> Result<Vec<FilterStatus>, CallError> {
+        let lost = |text: String| CallError::Lost(invalid(text));
+        let mut buffer = [0; size_of::<FilterRecord>()];
+        let mut filters = Vec::new();
+        loop {
+            let place = u32::try_from(filters.len()).unwrap_or(u32::MAX);
+            let len = self.exchange(&Request::Filter(place), &mut buffer).map_err(CallError::Lost)?;
+            let Some(told) = FilterTold::from_bytes(&buffer[..len]) else {
+                // Accepted without a filter: there is none.
+                return self.outcome(&buffer[..len]).map(|()| filters);
+            };
+            let told = told.map_err(lost)?;
+            if told.number != self.number {
+                return Err(lost(format!("answer {} to request {}", told.number, self.number)));
+            }
+            filters.push(told.filter);
+            if filters.len() >= usize::from(told.filters) {
+                return Ok(filters);
             }
         }
     }

@@ -1,7 +1,8 @@
 //! The end of the socket that `tachyond` holds. Nothing here blocks: its owner polls the descriptors.
 
 use super::{
-    Hello, LaneAnswer, LaneStatus, Peer, PortStatus, Reply, Request,
+    FilterStatus, Hello, LaneAnswer, LaneStatus, Peer, PortStatus, Reply, Request,
+    filters::FilterTold,
     lanes::LaneTold,
     ports::PortAnswer,
     records::REQUEST_BYTES_MAX,
@@ -170,6 +171,14 @@ impl Connection {
     /// As with [`Connection::reply`].
     pub fn reply_lane(&self, number: u32, lanes: u32, lane: &LaneStatus) -> io::Result<()> {
         socket::send(&self.socket, LaneTold::to_record(number, lanes, lane).as_bytes(), None)
+    }
+
+    /// Answers [`Request::Filter`] with the pre-filter that was asked for, one of so many.
+    ///
+    /// # Errors
+    /// As with [`Connection::reply`].
+    pub fn reply_filter(&self, number: u32, filters: u16, filter: &FilterStatus) -> io::Result<()> {
+        socket::send(&self.socket, FilterTold::to_record(number, filters, filter).as_bytes(), None)
     }
 }
 

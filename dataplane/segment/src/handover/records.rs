@@ -1,6 +1,7 @@
 //! The records of the socket, as bytes and as types.
 
 use super::{
+    filters::{FilterRecord, INTERFACE_NAME_MAX},
     lanes::{DropRecord, LaneRecord, LaneRequest, OfferRecord},
     ports::{PORT_NAME_MAX, PortRecord},
 };
@@ -39,6 +40,7 @@ pub(super) const LAYOUT: u64 = stats::fnv1a(
         size_of::<ReplyRecord>() as u64,
         size_of::<PortRecord>() as u64,
         size_of::<LaneRecord>() as u64,
+        size_of::<FilterRecord>() as u64,
         size_of::<OfferRecord>() as u64,
         size_of::<OpenSession>() as u64,
         size_of::<AddSubscriber>() as u64,
@@ -173,6 +175,14 @@ pub enum Request {
     DropLane(u16, Endpoint),
     /// How a lane is, by its place; as with [`Request::Port`].
     Lane(u32),
+    /// How a pre-filter is, by its place; as with [`Request::Port`].
+    Filter(u32),
+    /// Attaches the pre-filter to this interface.
+    AttachFilter(String),
+    /// Detaches it: everything passes to the kernel.
+    DetachFilter(String),
+    /// Sources from which nothing is taken, in place of those before: a sealed list of [`super::Prefix`].
+    Denied(OwnedFd),
 }
 
 impl fmt::Debug for Request {
@@ -190,6 +200,10 @@ impl fmt::Debug for Request {
             Self::ConnectLane(lane) => write!(f, "ConnectLane(worker {}, {} ports)", lane.worker, lane.ports),
             Self::DropLane(worker, to) => write!(f, "DropLane(worker {worker}, {to:?})"),
             Self::Lane(place) => write!(f, "Lane({place})"),
+            Self::Filter(place) => write!(f, "Filter({place})"),
+            Self::AttachFilter(interface) => write!(f, "AttachFilter({interface})"),
+            Self::DetachFilter(interface) => write!(f, "DetachFilter({interface})"),
+            Self::Denied(_) => f.write_str("Denied"),
         }
     }
 }
@@ -205,6 +219,10 @@ const KIND_START_PORT: u16 = 8;
 const KIND_CONNECT_LANE: u16 = 9;
 const KIND_DROP_LANE: u16 = 10;
 const KIND_LANE: u16 = 11;
+const KIND_FILTER: u16 = 12;
+const KIND_ATTACH_FILTER: u16 = 13;
+const KIND_DETACH_FILTER: u16 = 14;
+const KIND_DENIED: u16 = 15;
 
 /// In front of every request's body.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -246,6 +264,10 @@ impl Request {
                 (KIND_DROP_LANE, drop.as_bytes(), None)
             }
             Self::Lane(place) => (KIND_LANE, &place.to_le_bytes(), None),
+            Self::Filter(place) => (KIND_FILTER, &place.to_le_bytes(), None),
+            Self::AttachFilter(interface) => (KIND_ATTACH_FILTER, interface.as_bytes(), None),
+            Self::DetachFilter(interface) => (KIND_DETACH_FILTER, interface.as_bytes(), None),
+            Self::Denied(fd) => (KIND_DENIED, &[], Some(fd)),
         };
         let header = RequestHeader {
             magic: REQUEST_MAGIC,
@@ -272,15 +294,17 @@ impl Request {
         }
         check_layout(header.layout)?;
         let kind = header.kind.get();
-        if fd.is_some() != (kind == KIND_RULESET) {
-            return Err("a ruleset comes with one descriptor, every other request with none".into());
+        if fd.is_some() != [KIND_RULESET, KIND_DENIED].contains(&kind) {
+            return Err("a ruleset or a list comes with one descriptor, every other request with none".into());
         }
         let wrong_size = || format!("a request of kind {kind} does not have {} bytes behind its header", body.len());
         let id = || U32::read_from_bytes(body).map(U32::get).map_err(|_| wrong_size());
-        let name = || match str::from_utf8(body) {
-            Ok(name) if (1..=PORT_NAME_MAX).contains(&name.len()) => Ok(name.to_owned()),
-            _ => Err(format!("a port's name is text of 1 to {PORT_NAME_MAX} bytes")),
+        let name = |what: &str, most| match str::from_utf8(body) {
+            Ok(name) if (1..=most).contains(&name.len()) => Ok(name.to_owned()),
+            _ => Err(format!("{what}'s name is text of 1 to {most} bytes")),
         };
+        let port = || name("a port", PORT_NAME_MAX);
+        let interface = || name("an interface", INTERFACE_NAME_MAX);
         match (kind, fd) {
             (KIND_OPEN_SESSION, _) => {
                 Ok(Self::OpenSession(Box::new(OpenSession::read_from_bytes(body).map_err(|_| wrong_size())?)))
@@ -293,8 +317,8 @@ impl Request {
             (KIND_RULESET, Some(fd)) if body.is_empty() => Ok(Self::Ruleset(fd)),
             (KIND_RULESET, _) => Err(wrong_size()),
             (KIND_PORT, _) => Ok(Self::Port(id()?)),
-            (KIND_STOP_PORT, _) => Ok(Self::StopPort(name()?)),
-            (KIND_START_PORT, _) => Ok(Self::StartPort(name()?)),
+            (KIND_STOP_PORT, _) => Ok(Self::StopPort(port()?)),
+            (KIND_START_PORT, _) => Ok(Self::StartPort(port()?)),
             (KIND_CONNECT_LANE, _) => {
                 let record = OfferRecord::read_from_bytes(body).map_err(|_| wrong_size())?;
                 LaneRequest::from_record(&record).map(|lane| Self::ConnectLane(Box::new(lane)))
@@ -304,6 +328,11 @@ impl Request {
                 record.parts().map(|(worker, to)| Self::DropLane(worker, to))
             }
             (KIND_LANE, _) => Ok(Self::Lane(id()?)),
+            (KIND_FILTER, _) => Ok(Self::Filter(id()?)),
+            (KIND_ATTACH_FILTER, _) => Ok(Self::AttachFilter(interface()?)),
+            (KIND_DETACH_FILTER, _) => Ok(Self::DetachFilter(interface()?)),
+            (KIND_DENIED, Some(fd)) if body.is_empty() => Ok(Self::Denied(fd)),
+            (KIND_DENIED, _) => Err(wrong_size()),
             _ => Err(format!("there is no request of kind {kind}")),
         }
     }
