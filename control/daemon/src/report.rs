@@ -295,6 +295,7 @@ const fn ledger_name(ledger: Ledger) -> &'static str {
         Ledger::Messages => "messages",
         Ledger::Copies => "copies",
         Ledger::Reader => "reader",
+        Ledger::Prefilter => "prefilter",
         Ledger::Any => "any",
     }
 }

@@ -15,6 +15,9 @@ pub enum Ledger {
     Copies,
     /// Found by whoever reads a payload; the node never charges it.
     Reader,
+    /// Packets at a device that the pre-filter guards: seen = passed + redirected + Σ reasons. It uses these and, for what it
+    /// can tell from a header, those of [`Ledger::Frames`]; no worker charges these, because no worker sees such packets.
+    Prefilter,
     /// May be charged to any ledger.
     Any,
 }
@@ -91,6 +94,11 @@ reasons! {
     PersistDiskFull = 48, "E_PERSIST_DISK_FULL", Copies, "The truth log's disk is full; free space or shorten retention.";
     PersistCorrupt = 49, "E_PERSIST_CORRUPT", Copies, "The truth log is damaged; run its verification.";
     ArenaCorrupt = 50, "E_ARENA_CORRUPT", Reader, "The payload does not match its checksum; discard it.";
+    FilterMalformed = 52, "E_FILTER_MALFORMED", Prefilter, "The packet's IP or UDP lengths contradict its size, or IPv6 came without a UDP checksum; check the sender's network stack.";
+    FilterFragment = 53, "E_FILTER_FRAGMENT", Prefilter, "The datagram was fragmented on its way to a shard's port; send frames that fit the path's MTU.";
+    FilterDenied = 54, "E_FILTER_DENIED", Prefilter, "The source lies in a denied prefix and is no session's pinned address; take the prefix off the deny list or pin the session.";
+    FilterRate = 55, "E_FILTER_RATE", Prefilter, "The source sent more frames than the pre-filter lets through; slow down, or raise the rate in the node file.";
+    FilterTopic = 56, "E_FILTER_TOPIC", Prefilter, "Nobody may publish in the block of topics of the frame's first message; resolve the topic first.";
     InternalPanic = 60, "E_INTERNAL_PANIC", Any, "A worker panicked and was restarted; report it with the log line.";
     InternalInvariant = 61, "E_INTERNAL_INVARIANT", Any, "An internal check failed; report it with the log line.";
     InternalOverflow = 62, "E_INTERNAL_OVERFLOW", Any, "An internal table is full; raise its limit in the node file.";

@@ -18,6 +18,7 @@ fn row(reason: Reason) -> String {
         Ledger::Messages => "messages",
         Ledger::Copies => "copies",
         Ledger::Reader => "reader",
+        Ledger::Prefilter => "prefilter",
         Ledger::Any => "any",
     };
     format!("| {} | `{}` | {ledger} | {} |", reason.number(), reason.code(), reason.help())

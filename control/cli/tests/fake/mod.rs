@@ -197,6 +197,7 @@ fn drop_of(reason: Reason) -> v1::Drop {
         Ledger::Messages => ("messages", 0),
         Ledger::Copies => ("copies", 0),
         Ledger::Reader => ("reader", 0),
+        Ledger::Prefilter => ("prefilter", 0),
         Ledger::Any => ("any", 0),
     };
     let panicked = u64::from(reason == Reason::InternalPanic);
