@@ -26,6 +26,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("tachyon-driver-verbs-sys", &[]),
     ("tachyon-driver-verbs", &["driver-api", "driver-verbs-sys", "wire"]),
     ("tachyon-segment", &["wire"]),
+    ("tachyon-loader", &["wire"]),
     ("tachyon-config", &["wire"]),
     ("tachyon-proto", &[]),
     ("tachyon-daemon", &["wire", "policy", "segment", "config", "proto"]),

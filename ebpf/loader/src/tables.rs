@@ -1,0 +1,273 @@
+//! The tables that the program looks into: each change is one write that packets see whole or not at all.
+
+use crate::{Content, Counters, Doing, LoaderError, Result, config::Image, contract};
+use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, MapType, libbpf_sys};
+use std::{net::IpAddr, os::fd::BorrowedFd};
+use tachyon_wire::Endpoint;
+
+/// How the name of the map with the program's constants ends.
+pub(crate) const CONSTANTS: &str = ".rodata";
+/// Key of the one place in `counters`, `deny` and `topics`.
+const ONLY: [u8; 4] = [0; 4];
+const WORDS: usize = contract::TOPIC_WORDS as usize;
+/// Prefixes per call: a call per prefix would take seconds for a million, and one for all would hold a CPU for as long.
+const BATCH: usize = 16_384;
+
+/// One session as the pre-filter knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// Its id. The low 17 bits are the slot of its rate, so they differ between sessions that are open together.
+    pub id: u32,
+    /// Where its frames must come from; [`Endpoint::NONE`] is anywhere.
+    pub pinned: Endpoint,
+    /// Opened by another node, so its frames may carry a route.
+    pub by_node: bool,
+}
+
+impl Session {
+    /// `struct prefilter_session`.
+    fn value(&self) -> [u8; 24] {
+        let flags = if self.by_node { contract::SESSION_NODE } else { 0 };
+        let mut value = [0; 24];
+        value[..16].copy_from_slice(&self.pinned.ip);
+        value[16..18].copy_from_slice(&self.pinned.port.get().to_ne_bytes());
+        value[18..20].copy_from_slice(&flags.to_ne_bytes()[..2]);
+        value
+    }
+}
+
+/// The sources whose addresses begin alike. Bits behind the prefix do not matter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prefix {
+    ip: [u8; 16],
+    bits: u8,
+}
+
+/// Bytes of `struct prefilter_prefix`.
+const PREFIX_BYTES: usize = 20;
+
+impl Prefix {
+    /// The addresses that share their first `bits` bits with this one; `None` if it has not so many.
+    #[must_use]
+    pub fn new(ip: IpAddr, bits: u8) -> Option<Self> {
+        match ip {
+            IpAddr::V4(ip) if bits <= 32 => Some(Self { ip: ip.to_ipv6_mapped().octets(), bits: bits + 96 }),
+            IpAddr::V6(ip) if bits <= 128 => Some(Self { ip: ip.octets(), bits }),
+            _ => None,
+        }
+    }
+
+    /// `struct prefilter_prefix`.
+    fn key(&self) -> [u8; PREFIX_BYTES] {
+        let mut key = [0; PREFIX_BYTES];
+        key[..4].copy_from_slice(&u32::from(self.bits).to_ne_bytes());
+        key[4..].copy_from_slice(&self.ip);
+        key
+    }
+}
+
+/// Blocks of 64 topics in which somebody may publish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicBlocks([u64; WORDS]);
+
+impl TopicBlocks {
+    /// No topic passes.
+    pub const NONE: Self = Self([0; WORDS]);
+    /// Every topic passes.
+    pub const ALL: Self = Self([u64::MAX; WORDS]);
+
+    /// Lets a topic pass, and with it the others of its block. Ids beyond the last slot change nothing.
+    pub fn allow(&mut self, topic_id: u32) {
+        let block = topic_id / contract::TOPIC_BLOCK;
+        if let Some(word) = self.0.get_mut(block as usize / 64) {
+            *word |= 1 << (block % 64);
+        }
+    }
+}
+
+/// The tables of one program.
+#[derive(Debug)]
+pub struct Tables {
+    counters: MapHandle,
+    sessions: MapHandle,
+    pinned_rates: MapHandle,
+    source_rates: MapHandle,
+    deny: MapHandle,
+    topics: MapHandle,
+    sockets: MapHandle,
+}
+
+impl Tables {
+    /// Finds the tables, and the constants, among the maps of a program.
+    pub(crate) fn of_maps(ids: &[u32]) -> Result<(Self, Image)> {
+        let mut maps = Vec::with_capacity(ids.len());
+        for id in ids {
+            maps.push(MapHandle::from_map_id(*id).doing(|| format!("the map {id} of the program cannot be opened"))?);
+        }
+        let mut take = |name: &str| {
+            let found = maps.iter().position(|map| map.name().to_string_lossy().ends_with(name));
+            let found = found.ok_or_else(|| LoaderError(format!("the program has no map {name}: it is none of ours")))?;
+            Ok(maps.swap_remove(found))
+        };
+        let constants = take(CONSTANTS)?;
+        let value = constants.lookup(&ONLY, MapFlags::ANY).doing(|| "the program's constants".to_owned())?;
+        let image = value.and_then(|value| value.try_into().ok()).map(Image);
+        let image = image.ok_or_else(|| LoaderError("the program's constants are not as ours".to_owned()))?;
+        let tables = Self {
+            counters: take("counters")?,
+            sessions: take("sessions")?,
+            pinned_rates: take("pinned_rates")?,
+            source_rates: take("source_rates")?,
+            deny: take("deny")?,
+            topics: take("topics")?,
+            sockets: take("sockets")?,
+        };
+        Ok((tables, image))
+    }
+
+    /// Every table with its name.
+    pub(crate) fn all(&self) -> [(&'static str, &MapHandle); 7] {
+        [
+            ("counters", &self.counters),
+            ("sessions", &self.sessions),
+            ("pinned_rates", &self.pinned_rates),
+            ("source_rates", &self.source_rates),
+            ("deny", &self.deny),
+            ("topics", &self.topics),
+            ("sockets", &self.sockets),
+        ]
+    }
+
+    pub(crate) fn named(&self, name: &str) -> Option<&MapHandle> {
+        self.all().into_iter().find(|(own, _)| *own == name).map(|(_, map)| map)
+    }
+
+    /// Puts everything in that new tables begin with.
+    pub(crate) fn fill(&self, content: &Content<'_>) -> Result<()> {
+        for session in content.sessions {
+            self.session_add(session)?;
+        }
+        self.deny_replace(content.deny)?;
+        self.topics_replace(content.topics.unwrap_or(&TopicBlocks::ALL))
+    }
+
+    /// Opens a session, or replaces the one with its id.
+    ///
+    /// # Errors
+    /// The table is full.
+    pub fn session_add(&self, session: &Session) -> Result<()> {
+        let added = self.sessions.update(&session.id.to_ne_bytes(), &session.value(), MapFlags::ANY);
+        added.doing(|| format!("session {} cannot be opened in the pre-filter, which has room for {}", session.id, contract::SESSIONS_MAX))
+    }
+
+    /// Ends a session. Says whether there was one.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn session_remove(&self, id: u32) -> Result<bool> {
+        removed(self.sessions.delete(&id.to_ne_bytes())).doing(|| format!("session {id} cannot be ended in the pre-filter"))
+    }
+
+    /// Puts another deny list in force, whole: it is made beside the one in force, which one write then replaces.
+    ///
+    /// # Errors
+    /// More than a million prefixes, or no memory for them; the list in force stays.
+    pub fn deny_replace(&self, prefixes: &[Prefix]) -> Result<()> {
+        let flags = libbpf_sys::BPF_F_NO_PREALLOC;
+        let list = made(MapType::LpmTrie, "deny_list", PREFIX_BYTES, 1, contract::PREFIXES_MAX, flags)?;
+        for batch in prefixes.chunks(BATCH) {
+            let keys: Vec<u8> = batch.iter().flat_map(Prefix::key).collect();
+            let values = vec![1; batch.len()];
+            let put = list.update_batch(&keys, &values, batch.len() as u32, MapFlags::ANY, MapFlags::ANY);
+            put.doing(|| format!("a deny list of {} prefixes cannot be made, {} fit", prefixes.len(), contract::PREFIXES_MAX))?;
+        }
+        put_in_force(&self.deny, &list)
+    }
+
+    /// Denies one more prefix.
+    ///
+    /// # Errors
+    /// The list is full.
+    pub fn deny_add(&self, prefix: &Prefix) -> Result<()> {
+        let added = in_force(&self.deny)?.update(&prefix.key(), &[1], MapFlags::ANY);
+        added.doing(|| format!("the deny list takes no more, {} prefixes fit", contract::PREFIXES_MAX))
+    }
+
+    /// Denies a prefix no longer. Says whether it was on the list.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn deny_del(&self, prefix: &Prefix) -> Result<bool> {
+        removed(in_force(&self.deny)?.delete(&prefix.key())).doing(|| "a prefix cannot be taken off the deny list".to_owned())
+    }
+
+    /// Puts another map of topics in force, whole.
+    ///
+    /// # Errors
+    /// The kernel has no memory; the map in force stays.
+    pub fn topics_replace(&self, topics: &TopicBlocks) -> Result<()> {
+        let words = made(MapType::Array, "topic_words", 4, 8, contract::TOPIC_WORDS, 0)?;
+        let keys: Vec<u8> = (0..contract::TOPIC_WORDS).flat_map(u32::to_ne_bytes).collect();
+        let values: Vec<u8> = topics.0.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let put = words.update_batch(&keys, &values, contract::TOPIC_WORDS, MapFlags::ANY, MapFlags::ANY);
+        put.doing(|| "a map of topics cannot be made".to_owned())?;
+        put_in_force(&self.topics, &words)
+    }
+
+    /// The ledger.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn counters(&self) -> Result<Counters> {
+        let cpus = self.counters.lookup_percpu(&ONLY, MapFlags::ANY).doing(|| "the counters cannot be read".to_owned())?;
+        Ok(Counters::sum(&cpus.unwrap_or_default()))
+    }
+
+    /// How many sessions are open and prefixes denied, counted one by one: a million take about a second.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn entries(&self) -> Result<(usize, usize)> {
+        Ok((self.sessions.keys().count(), in_force(&self.deny)?.keys().count()))
+    }
+
+    /// Where AF_XDP sockets go; [`crate::Deliver`] says under which index.
+    #[must_use]
+    pub fn xskmap(&self) -> BorrowedFd<'_> {
+        use std::os::fd::AsFd;
+        self.sockets.as_fd()
+    }
+}
+
+fn made(kind: MapType, name: &str, key: usize, value: u32, entries: u32, flags: u32) -> Result<MapHandle> {
+    let options = libbpf_sys::bpf_map_create_opts {
+        sz: size_of::<libbpf_sys::bpf_map_create_opts>() as u64,
+        map_flags: flags,
+        ..Default::default()
+    };
+    let made = MapHandle::create(kind, Some(name), key as u32, value, entries, &options);
+    made.doing(|| format!("the kernel makes no map {name}"))
+}
+
+/// The one write after which packets are judged by the new table.
+fn put_in_force(place: &MapHandle, table: &MapHandle) -> Result<()> {
+    use std::os::fd::{AsFd, AsRawFd};
+    let put = place.update(&ONLY, &table.as_fd().as_raw_fd().to_ne_bytes(), MapFlags::ANY);
+    put.doing(|| format!("the new {} cannot be put in force, the old one stays", table.name().to_string_lossy()))
+}
+
+/// The table that packets are judged by now.
+fn in_force(place: &MapHandle) -> Result<MapHandle> {
+    let id = place.lookup(&ONLY, MapFlags::ANY).doing(|| "which table is in force cannot be read".to_owned())?;
+    let id = id.and_then(|id| id.try_into().ok()).map(u32::from_ne_bytes);
+    let id = id.ok_or_else(|| LoaderError("no table is in force; replace it whole first".to_owned()))?;
+    MapHandle::from_map_id(id).doing(|| format!("the table in force, map {id}, cannot be opened"))
+}
+
+fn removed(result: libbpf_rs::Result<()>) -> libbpf_rs::Result<bool> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
