@@ -58,9 +58,7 @@ const fn meaning(ledger: Ledger) -> &'static str {
             "Counted in the ledger of copies: it ends one subscriber's copy; the others are not affected."
         }
         Ledger::Reader => "Counted by no node: whoever reads the payload finds it.",
-        Ledger::Prefilter => {
-            "Counted by the pre-filter: it ends a packet at the device, before any worker sees it."
-        }
+        Ledger::Prefilter => "Counted by the pre-filter: it ends a packet at the device, before any worker sees it.",
         Ledger::Any => "Counted in whichever ledger it struck: frames, messages or copies.",
     }
 }

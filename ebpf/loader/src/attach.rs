@@ -71,7 +71,8 @@ impl Prefilter {
             None => {
                 let program = Program::load(config, content)?;
                 let (link, why_generic) = create_link(&program, interface, ifindex, config.generic_allowed)?;
-                sys::pin(link.as_fd(), &folder.join(LINK)).doing(|| format!("the link cannot be pinned in {}", folder.display()))?;
+                sys::pin(link.as_fd(), &folder.join(LINK))
+                    .doing(|| format!("the link cannot be pinned in {}", folder.display()))?;
                 (program, Found::Nothing, why_generic)
             }
         };
@@ -129,13 +130,16 @@ impl Prefilter {
     /// Takes the program off the interface and removes all pins. Packets go to the kernel from then on.
     ///
     /// # Errors
-    /// A pin cannot be removed.
+    /// The kernel refuses, or a pin cannot be removed.
     pub fn detach(self) -> Result<()> {
-        // The tables' names first: while the link is there, the program holds the tables, and a crash leaves it whole.
-        for (name, _) in self.tables().all() {
+        // Removing the pin alone would end the link too, but at a later time of the kernel's choice.
+        if let Some((link, _)) = attached(&self.folder.join(LINK), self.ifindex)? {
+            link.detach().doing(|| format!("the program cannot be taken off {}", self.interface))?;
+        }
+        // A loader that dies from here on leaves names of nothing, which the next one removes or gives anew.
+        for name in self.tables().all().map(|(name, _)| name).into_iter().chain([LINK]) {
             remove(&self.folder.join(name))?;
         }
-        remove(&self.folder.join(LINK))?;
         fs::remove_dir(&self.folder).doing(|| format!("{} cannot be removed", self.folder.display()))
     }
 }
@@ -198,7 +202,8 @@ fn name_tables(tables: &Tables, folder: &Path) -> Result<()> {
             continue;
         }
         remove(&path)?;
-        sys::pin(table.as_fd(), &path).doing(|| format!("the table {name} cannot be pinned in {}", folder.display()))?;
+        sys::pin(table.as_fd(), &path)
+            .doing(|| format!("the table {name} cannot be pinned in {}", folder.display()))?;
     }
     Ok(())
 }

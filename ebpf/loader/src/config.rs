@@ -44,6 +44,8 @@ pub struct Config {
     pub unpinned_rate: Option<Rate>,
     /// Of that hash: random, and told to nobody. A program that is adopted keeps the one it has.
     pub seed: u64,
+    /// Goes into the layout: a program of another generation gets new tables, with what is given, and takes over none.
+    pub generation: u32,
     /// Whether generic XDP will do where the driver has no native one. It comes behind the allocation of the packet's
     /// buffer and so saves much less, but the ledger and the verdicts are the same.
     pub generic_allowed: bool,
@@ -61,6 +63,7 @@ impl Default for Config {
             pinned_rate: None,
             unpinned_rate: None,
             seed: 0,
+            generation: 0,
             generic_allowed: true,
             pins: PathBuf::from("/sys/fs/bpf/tachyon"),
         }
@@ -109,7 +112,9 @@ impl Image {
 impl Config {
     /// The constants of a program whose object file and maps have these hashes.
     pub(crate) fn image(&self, layout: u32, build: u64) -> Result<Image> {
-        if self.shard_count == 0 || u32::from(self.base_port) + u32::from(self.shard_count) > 65_536 || self.base_port == 0
+        if self.shard_count == 0
+            || u32::from(self.base_port) + u32::from(self.shard_count) > 65_536
+            || self.base_port == 0
         {
             return Err(LoaderError(format!(
                 "{} shards from port {} on leave the range of ports; choose a lower base_port",

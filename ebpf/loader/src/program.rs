@@ -111,21 +111,24 @@ impl Program {
     /// Loads the program with the tables of another one of the same layout.
     pub(crate) fn load_over(config: &Config, tables: Option<&Tables>) -> Result<Self> {
         let mut object = opened()?;
-        let image = config.image(layout(&object), build())?;
+        let image = config.image(layout(&object, config.generation), build())?;
         for mut map in object.maps_mut() {
             let name = map.name().to_string_lossy().into_owned();
             if name.ends_with(CONSTANTS) {
                 let place = map.initial_value_mut().filter(|place| place.len() == image.0.len());
-                let place = place.ok_or_else(|| LoaderError(format!("the program's {name} is not its configuration")))?;
+                let place =
+                    place.ok_or_else(|| LoaderError(format!("the program's {name} is not its configuration")))?;
                 place.copy_from_slice(&image.0);
             } else if let Some(table) = tables.and_then(|tables| tables.named(&name)) {
                 map.reuse_fd(table.as_fd()).doing(|| format!("the program cannot take over the table {name}"))?;
             }
         }
         let object = object.load().doing(|| {
-            "the kernel refuses the pre-filter (run as root on Linux 6.1 or newer; the verifier's words are above)".to_owned()
+            "the kernel refuses the pre-filter (run as root on Linux 6.1 or newer; the verifier's words are above)"
+                .to_owned()
         })?;
-        let program = object.progs().next().ok_or_else(|| LoaderError("the object file holds no program".to_owned()))?;
+        let program =
+            object.progs().next().ok_or_else(|| LoaderError("the object file holds no program".to_owned()))?;
         let fd = program.as_fd().try_clone_to_owned().doing(|| "the program's descriptor".to_owned())?;
         Self::from_fd(fd)
     }
@@ -136,7 +139,8 @@ impl Program {
     }
 
     fn from_fd(fd: OwnedFd) -> Result<Self> {
-        let (_, maps) = sys::program_info(fd.as_fd()).doing(|| "the kernel does not describe the program".to_owned())?;
+        let (_, maps) =
+            sys::program_info(fd.as_fd()).doing(|| "the kernel does not describe the program".to_owned())?;
         let (tables, image) = Tables::of_maps(&maps)?;
         Ok(Self { fd, tables, image })
     }
@@ -153,7 +157,7 @@ impl Program {
 
     /// Whether this is the program that the configuration asks for, and if not whether its tables would do for that.
     pub(crate) fn compared(&self, config: &Config) -> Result<(bool, bool)> {
-        let wanted = config.image(layout(&opened()?), build())?;
+        let wanted = config.image(layout(&opened()?, config.generation), build())?;
         Ok((self.image().is_equivalent(&wanted), self.image().layout() == wanted.layout()))
     }
 
@@ -215,9 +219,9 @@ fn build() -> u64 {
 }
 
 /// A hash over everything that must be the same for tables to be taken over: the shape of each, and what its bytes mean.
-fn layout(object: &OpenObject) -> u32 {
+fn layout(object: &OpenObject, generation: u32) -> u32 {
     let mut shapes = Vec::new();
-    for number in [contract::LAYOUT, contract::PREFIXES_MAX, contract::TOPIC_BLOCK, contract::TOPIC_WORDS] {
+    for number in [generation, contract::LAYOUT, contract::PREFIXES_MAX, contract::TOPIC_BLOCK, contract::TOPIC_WORDS] {
         shapes.extend(number.to_ne_bytes());
     }
     for map in object.maps().filter(|map| !map.name().to_string_lossy().ends_with(CONSTANTS)) {

@@ -106,7 +106,8 @@ impl Tables {
         }
         let mut take = |name: &str| {
             let found = maps.iter().position(|map| map.name().to_string_lossy().ends_with(name));
-            let found = found.ok_or_else(|| LoaderError(format!("the program has no map {name}: it is none of ours")))?;
+            let found =
+                found.ok_or_else(|| LoaderError(format!("the program has no map {name}: it is none of ours")))?;
             Ok(maps.swap_remove(found))
         };
         let constants = take(CONSTANTS)?;
@@ -157,7 +158,13 @@ impl Tables {
     /// The table is full.
     pub fn session_add(&self, session: &Session) -> Result<()> {
         let added = self.sessions.update(&session.id.to_ne_bytes(), &session.value(), MapFlags::ANY);
-        added.doing(|| format!("session {} cannot be opened in the pre-filter, which has room for {}", session.id, contract::SESSIONS_MAX))
+        added.doing(|| {
+            format!(
+                "session {} cannot be opened in the pre-filter, which has room for {}",
+                session.id,
+                contract::SESSIONS_MAX
+            )
+        })
     }
 
     /// Ends a session. Says whether there was one.
@@ -165,7 +172,8 @@ impl Tables {
     /// # Errors
     /// The kernel refuses.
     pub fn session_remove(&self, id: u32) -> Result<bool> {
-        removed(self.sessions.delete(&id.to_ne_bytes())).doing(|| format!("session {id} cannot be ended in the pre-filter"))
+        removed(self.sessions.delete(&id.to_ne_bytes()))
+            .doing(|| format!("session {id} cannot be ended in the pre-filter"))
     }
 
     /// Puts another deny list in force, whole: it is made beside the one in force, which one write then replaces.
@@ -179,7 +187,9 @@ impl Tables {
             let keys: Vec<u8> = batch.iter().flat_map(Prefix::key).collect();
             let values = vec![1; batch.len()];
             let put = list.update_batch(&keys, &values, batch.len() as u32, MapFlags::ANY, MapFlags::ANY);
-            put.doing(|| format!("a deny list of {} prefixes cannot be made, {} fit", prefixes.len(), contract::PREFIXES_MAX))?;
+            put.doing(|| {
+                format!("a deny list of {} prefixes cannot be made, {} fit", prefixes.len(), contract::PREFIXES_MAX)
+            })?;
         }
         put_in_force(&self.deny, &list)
     }
@@ -198,7 +208,8 @@ impl Tables {
     /// # Errors
     /// The kernel refuses.
     pub fn deny_del(&self, prefix: &Prefix) -> Result<bool> {
-        removed(in_force(&self.deny)?.delete(&prefix.key())).doing(|| "a prefix cannot be taken off the deny list".to_owned())
+        removed(in_force(&self.deny)?.delete(&prefix.key()))
+            .doing(|| "a prefix cannot be taken off the deny list".to_owned())
     }
 
     /// Puts another map of topics in force, whole.
@@ -219,7 +230,8 @@ impl Tables {
     /// # Errors
     /// The kernel refuses.
     pub fn counters(&self) -> Result<Counters> {
-        let cpus = self.counters.lookup_percpu(&ONLY, MapFlags::ANY).doing(|| "the counters cannot be read".to_owned())?;
+        let cpus =
+            self.counters.lookup_percpu(&ONLY, MapFlags::ANY).doing(|| "the counters cannot be read".to_owned())?;
         Ok(Counters::sum(&cpus.unwrap_or_default()))
     }
 

@@ -115,12 +115,15 @@ fn generated(random: &mut Random) -> Vec<u8> {
     let mut buffer = vec![0; 2048];
     let used = match random.below(6) {
         0 => control(&mut buffer, &fields, Body::Ack(&AckBody::new(5, 6, fields.shard, 1, 9)), Seal::Crc),
-        1 => control(&mut buffer, &fields, Body::Nack(&NackBody::new(5, 6, fields.shard, 7, Reason::Sender)), Seal::Crc),
+        1 => {
+            control(&mut buffer, &fields, Body::Nack(&NackBody::new(5, 6, fields.shard, 7, Reason::Sender)), Seal::Crc)
+        }
         2 => control(&mut buffer, &fields, Body::Heartbeat, Seal::Crc),
         _ => {
             let mut writer = FrameWriter::new(&mut buffer, fields);
             for _ in 0..=random.below(24) {
-                let topic = if random.one_in(4) { random.next() as u32 } else { random.next() as u32 % TOPIC_SLOTS_MAX };
+                let topic =
+                    if random.one_in(4) { random.next() as u32 } else { random.next() as u32 % TOPIC_SLOTS_MAX };
                 let message = Message::inline(topic.max(1), 9, 1, b"generated").expect("a message");
                 writer.push(&message).expect("room");
             }
@@ -294,7 +297,8 @@ fn golden_vectors_come_to_the_same_end() {
         let bed = &mut beds[at].1;
         let sessions = sessions_of(&vector);
         sessions.iter().for_each(|session| bed.program.tables().session_add(session).expect("room"));
-        let (shard, source) = (number(&assumes["port_shard"]) as u16, address(assumes["source"].as_str().expect("text")));
+        let (shard, source) =
+            (number(&assumes["port_shard"]) as u16, address(assumes["source"].as_str().expect("text")));
         let wanted = expected(&bytes, shard, source, of.0, &sessions);
         let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
         assert_eq!(bed.judge(&bed::packet(source, BASE_PORT + shard, &bytes)), wanted, "{name}");
@@ -312,7 +316,17 @@ fn golden_vectors_come_to_the_same_end() {
 fn assert_as_the_vector_says(name: &str, vector: &Value, end: End) {
     let refused = &vector["refused"];
     let early = refused["check"].as_u64().is_some_and(|check| check <= 4);
-    let body = ["ack-zero", "nack-zero", "ack-padding", "ack-class", "ack-shard", "nack-padding", "nack-reason-0", "nack-shard", "nack-frame-0"];
+    let body = [
+        "ack-zero",
+        "nack-zero",
+        "ack-padding",
+        "ack-class",
+        "ack-shard",
+        "nack-padding",
+        "nack-reason-0",
+        "nack-shard",
+        "nack-frame-0",
+    ];
     let read_by_nobody = body.contains(&name) || name.starts_with("provenance-");
     match end {
         End::Dropped(Reason::FilterTopic) => assert!(!early, "{name}"),

@@ -205,7 +205,11 @@ fn sessions_and_their_sources() {
         ("pinned over IPv4, from IPv6", from(PINNED_IP_V6, PINNED), NO_SESSION),
         ("pinned to an IPv4 address, mapped", from("[::ffff:192.0.2.10]:40000", PINNED), Ours),
         ("a node's route", route(NODE), Ours),
-        ("a node's route to another shard", with(route(NODE), FRAME_V4 + 28, &[4, 0]), End::Dropped(Reason::WrongShard)),
+        (
+            "a node's route to another shard",
+            with(route(NODE), FRAME_V4 + 28, &[4, 0]),
+            End::Dropped(Reason::WrongShard),
+        ),
         ("a route of nobody's", route(99), BAD),
     ]);
 }
