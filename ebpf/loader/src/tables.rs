@@ -2,7 +2,10 @@
 
 use crate::{Content, Counters, Doing, LoaderError, Result, config::Image, contract};
 use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, MapType, libbpf_sys};
-use std::{net::IpAddr, os::fd::BorrowedFd};
+use std::{
+    net::IpAddr,
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+};
 use tachyon_wire::Endpoint;
 
 /// How the name of the map with the program's constants ends.
@@ -243,10 +246,18 @@ impl Tables {
         Ok((self.sessions.keys().count(), in_force(&self.deny)?.keys().count()))
     }
 
+    /// Lets an AF_XDP socket receive: bind it first. It leaves the table when it is closed.
+    ///
+    /// # Errors
+    /// The index is too high, or this is no such socket.
+    pub fn socket_add(&self, index: u32, socket: &impl AsRawFd) -> Result<()> {
+        let added = self.sockets.update(&index.to_ne_bytes(), &socket.as_raw_fd().to_ne_bytes(), MapFlags::ANY);
+        added.doing(|| format!("socket {index} of {} cannot be given frames", contract::SOCKETS_MAX))
+    }
+
     /// Where AF_XDP sockets go; [`crate::Deliver`] says under which index.
     #[must_use]
     pub fn xskmap(&self) -> BorrowedFd<'_> {
-        use std::os::fd::AsFd;
         self.sockets.as_fd()
     }
 }
@@ -263,7 +274,6 @@ fn made(kind: MapType, name: &str, key: usize, value: u32, entries: u32, flags: 
 
 /// The one write after which packets are judged by the new table.
 fn put_in_force(place: &MapHandle, table: &MapHandle) -> Result<()> {
-    use std::os::fd::{AsFd, AsRawFd};
     let put = place.update(&ONLY, &table.as_fd().as_raw_fd().to_ne_bytes(), MapFlags::ANY);
     put.doing(|| format!("the new {} cannot be put in force, the old one stays", table.name().to_string_lossy()))
 }

@@ -9,6 +9,7 @@ use lane::{DENIED, Lane, RECEIVER, SENDER, within};
 use std::{
     collections::BTreeSet,
     env,
+    io::{BufRead, BufReader, Write},
     net::{Ipv4Addr, SocketAddr, UdpSocket},
     path::PathBuf,
     process::{Command, Stdio},
@@ -21,6 +22,7 @@ use tachyon_wire::{Endpoint, Reason};
 
 const SESSIONS: [u32; 2] = [0x0001_0001, 0x0001_0002];
 const PINS: &str = "PREFILTER_PINS";
+const STEP: &str = "a step is done";
 
 /// One that is pinned to the sender, and one that anybody may use who is not denied.
 fn sessions() -> [Session; 2] {
@@ -51,12 +53,20 @@ fn a_loader_that_never_rests() {
         let (frame_bytes_max, generation) = (1472 - round / 2 % 2 * 64, round / 5 % 3);
         let config = Config { frame_bytes_max, generation, pins: pins.clone(), ..Config::default() };
         let filter = Prefilter::attach("b", &config, &content).expect("attached");
-        for _ in 0..3 {
+        step();
+        for _ in 0..2 {
             filter.tables().deny_replace(&deny(round % 5 * 50)).expect("a list");
+            step();
             filter.tables().topics_replace(&topics).expect("topics");
             sessions().iter().for_each(|session| filter.tables().session_add(session).expect("a session"));
+            step();
         }
     }
+}
+
+/// Says that something is done, past what the test harness holds back. Nobody may be listening any more.
+fn step() {
+    let _ = writeln!(std::io::stdout(), "{STEP}");
 }
 
 /// Sends a frame that is denied and one that is good, and waits for the good one, until told to stop. Counts rounds.
@@ -79,22 +89,27 @@ fn traffic(from: &str, to: &str, stop: &AtomicBool, rounds: &AtomicU64) {
     }
 }
 
-/// Starts a loader and kills it once it was seen to have worked for a while, a different one each time.
-fn kill_one(lane: &Lane, rounds: &AtomicU64, turn: u64) {
+/// Starts a loader and kills it after some steps and a bit, both others each time.
+fn kill_one(lane: &Lane, rounds: &AtomicU64, turn: u64, is_over: impl Fn() -> bool) {
     let own = env::current_exe().expect("this program");
     let mut loader = Command::new("ip")
         .args(["netns", "exec", &lane.receiver()])
         .arg(own)
         .args(["--ignored", "--exact", "a_loader_that_never_rests"])
         .env(PINS, &lane.pins)
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
         .spawn()
         .expect("a loader");
-    let until = rounds.load(Relaxed) + turn * 997 % 20_000;
-    while rounds.load(Relaxed) < until {
+    // Kept until it is dead: a harness that cannot speak ends by itself.
+    let mut said = BufReader::new(loader.stdout.take().expect("its output")).lines();
+    let steps = said.by_ref().filter(|line| line.as_ref().is_ok_and(|line| line == STEP));
+    let wanted = (turn * 7 % 24) as usize;
+    assert_eq!(steps.take(wanted).count(), wanted, "the loader ended by itself");
+    // A round takes about as long as a write to a table, and attaching some thousands.
+    let until = rounds.load(Relaxed) + turn * 997 % if turn % 2 == 0 { 64 } else { 8192 };
+    while rounds.load(Relaxed) < until && !is_over() {
         thread::yield_now();
-        assert!(loader.try_wait().expect("its state").is_none(), "the loader ended by itself");
     }
     loader.kill().expect("killed");
     loader.wait().expect("gone");
@@ -117,7 +132,7 @@ fn a_killed_loader_leaves_the_filter_whole() {
         let traffic = scope.spawn(|| traffic(&from, &to, &stop, &rounds));
         let mut programs = BTreeSet::new();
         for turn in 0..40 {
-            kill_one(&lane, &rounds, turn);
+            kill_one(&lane, &rounds, turn, || traffic.is_finished());
             assert!(!traffic.is_finished(), "traffic stopped after {turn} loaders");
             let left = within(&to, || Prefilter::open("b", &lane.pins)).expect("it can be looked at");
             let left = left.expect("the filter is there");

@@ -6,7 +6,8 @@ use bed::{
     Bed, End, End::Foreign, End::Ours, FRAME_V4, FRAME_V6, NODE, OPEN, PINNED, PINNED_IP, PINNED_IP_V6, PINNED_PORT,
     PINNED_V6, PORT, SHARD, address, frame, good, inserted, packet, sessions, with,
 };
-use tachyon_loader::{Config, Content, Prefix, Rate, TopicBlocks};
+use rustix::net::{AddressFamily, SocketType, socket};
+use tachyon_loader::{Config, Content, Deliver, Prefix, Rate, TopicBlocks};
 use tachyon_wire::Reason;
 
 const ELSEWHERE: &str = "198.51.100.7:40000";
@@ -275,5 +276,28 @@ fn a_rate_that_the_clock_cannot_keep_is_refused() {
         let config = Config { pinned_rate: Some(Rate { per_second, burst }), ..Config::default() };
         let error = tachyon_loader::Program::load(&config, &Content::default()).expect_err("refused");
         assert!(error.0.contains("burst"), "{error}");
+    }
+}
+
+/// Packets of a test run come on queue 0, so the socket of shard 3 is number 3.
+#[test]
+fn frames_go_to_the_socket_of_their_queue_or_shard() {
+    if !bed::is_root() {
+        return;
+    }
+    let frame = good(OPEN);
+    for (deliver, index) in [(Deliver::ByQueue, 0_u32), (Deliver::ByShard, u32::from(SHARD))] {
+        let config = Config { deliver, ..Config::default() };
+        let mut bed = Bed::new(&config, &Content { sessions: &sessions(), ..Content::default() });
+        let socket = socket(AddressFamily::XDP, SocketType::RAW, None).expect("an AF_XDP socket");
+        for (at, end) in [(index + 1, Ours), (index, End::Redirected)] {
+            let map = bed.program.tables();
+            map.socket_add(at, &socket).expect("the socket fits");
+            assert_eq!(bed.judge(&v4(&frame)), end, "{deliver:?} with a socket at {at}");
+        }
+        assert_eq!(bed.judge(&v4(b"junk")), BAD);
+        assert_eq!(bed.judge(&with(v4(&frame), 36, &[0, 22])), Foreign);
+        drop(socket);
+        assert_eq!(bed.judge(&v4(&frame)), Ours, "a socket that is closed leaves the table by itself");
     }
 }

@@ -36,6 +36,7 @@ pub(crate) const PINNED_IP_V6: &str = "[2001:db8::10]:40000";
 pub(crate) enum End {
     Foreign,
     Ours,
+    Redirected,
     Dropped(Reason),
 }
 
@@ -161,11 +162,17 @@ impl Bed {
             End::Foreign
         } else if ended(before.passed_ours(), after.passed_ours()) {
             End::Ours
+        } else if ended(before.redirected(), after.redirected()) {
+            End::Redirected
         } else {
             let counted = |reason: &&Reason| ended(before.dropped(**reason), after.dropped(**reason));
             End::Dropped(*Reason::ALL.iter().find(counted).expect("every packet ends somewhere"))
         };
-        let expected = if matches!(end, End::Dropped(_)) { Verdict::Drop } else { Verdict::Pass };
+        let expected = match end {
+            End::Dropped(_) => Verdict::Drop,
+            End::Redirected => Verdict::Redirect,
+            End::Foreign | End::Ours => Verdict::Pass,
+        };
         assert_eq!(verdict, expected, "the answer and the ledger disagree: {end:?}");
         end
     }
