@@ -21,6 +21,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("tachyon-driver-mem", &["driver-api", "wire"]),
     ("tachyon-driver-uring", &["driver-api", "wire"]),
     ("tachyon-driver-ether", &["wire"]),
+    ("tachyon-driver-afxdp", &["driver-api", "driver-ether", "wire"]),
     ("tachyon-driver-dpdk-sys", &[]),
     ("tachyon-driver-dpdk", &["driver-api", "driver-dpdk-sys", "driver-ether", "wire"]),
     ("tachyon-driver-verbs-sys", &[]),
