@@ -16,6 +16,7 @@ const ATTACH_XDP: u32 = 37;
 const HAS_FRAGMENTS: u32 = 1 << 5;
 const IN_DRIVER: u32 = 1 << 2;
 const REDIRECT_MAP: i32 = 51;
+const DROP: i32 = 1;
 const PASS: i32 = 2;
 
 /// What is redirected.
@@ -25,6 +26,8 @@ pub(crate) enum Redirected {
     Ports(u16, u16),
     /// Everything.
     All,
+    /// Nothing: what goes to this port and so many after it is thrown away.
+    Dropped(u16, u16),
 }
 
 /// A program on an interface with its map; both gone with this value.
@@ -141,7 +144,7 @@ fn program(what: Redirected, map: i32) -> Vec<u64> {
     let [equal, not_equal, at_least, always] = [0x15, 0x55, 0x35, 0x05];
     let mut p = Assembler::default();
     p.mov(6, 1);
-    if let Redirected::Ports(base, count) = what {
+    if let Redirected::Ports(base, count) | Redirected::Dropped(base, count) = what {
         p.load(4, 7, 1, 0).load(4, 3, 1, 4); // start and end of the packet
         p.need(14).load(2, 5, 7, 12).add(7, 14);
         p.jump(not_equal, 5, 0, 0x0081, "untagged").need(4).load(2, 5, 7, 2).add(7, 4);
@@ -159,6 +162,10 @@ fn program(what: Redirected, map: i32) -> Vec<u64> {
         p.load(1, 5, 7, 0).op(0x57, 5, 0, 0, 15).op(0x67, 5, 0, 0, 2).op(0x0f, 7, 5, 0, 0); // options
         p.label("udp").need(8).load(2, 5, 7, 2).op(0xdc, 5, 0, 0, 16);
         p.add(5, -i32::from(base)).jump(at_least, 5, 0, i32::from(count), "pass");
+    }
+    if matches!(what, Redirected::Dropped(..)) {
+        p.set(0, DROP).op(0x95, 0, 0, 0, 0).label("pass").set(0, PASS).op(0x95, 0, 0, 0, 0);
+        return p.finish();
     }
     p.load(4, 2, 6, 16).op(0x18, 1, 1, 0, map).op(0, 0, 0, 0, 0).set(3, PASS);
     p.op(0x85, 0, 0, 0, REDIRECT_MAP).op(0x95, 0, 0, 0, 0);
