@@ -4,7 +4,12 @@ use prost::Message as _;
 use std::{env, error::Error, fs, path::PathBuf};
 
 /// These messages carry keys: `lib.rs` writes their `Debug` by hand, so that no log line can hold one.
-const SECRET: [&str; 2] = [".tachyon.v1.OpenSessionResponse", ".tachyon.v1.EgressSession"];
+const SECRET: [&str; 4] = [
+    ".tachyon.v1.OpenSessionResponse",
+    ".tachyon.v1.EgressSession",
+    ".tachyon.v1.ConnectLaneRequest",
+    ".tachyon.v1.ConnectLaneResponse",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");

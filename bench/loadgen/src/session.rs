@@ -229,6 +229,7 @@ impl Access for Control {
             slow_subscriber: SlowSubscriber::Taildrop.into(),
             frame_bytes_max: wanted.frame_bytes_max,
             detached: false,
+            fall_back: false,
         };
         let mut client = self.client.clone();
         let answer = self.runtime.block_on(client.subscribe(request));

@@ -12,6 +12,7 @@
 mod apply;
 mod attach;
 mod control;
+mod lanes;
 mod ports;
 mod process;
 mod record;

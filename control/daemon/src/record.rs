@@ -1,7 +1,11 @@
 //! What the registry keeps of sessions and subscribers, and how it becomes what `tachyond` is told.
 
 use serde::{Deserialize, Serialize};
-use std::{fmt, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+};
 use tachyon_wire::{
     Endpoint,
     command::{AddSubscriber, OpenSession, SESSION_SYSTEM, SESSION_TAG_REQUIRED},
@@ -52,6 +56,40 @@ pub(crate) struct Owner {
     pub(crate) process: Option<Process>,
 }
 
+/// What carries the frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Way {
+    /// UDP, which needs no agreement.
+    #[default]
+    Udp,
+    /// RDMA datagrams.
+    Datagram,
+    /// Sends on RDMA connections.
+    Connection,
+    /// Writes into rings of the receiving side.
+    Ring,
+}
+
+/// A lane that one worker agreed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Agreed {
+    /// What the node calls the peer.
+    pub(crate) to: SocketAddr,
+    /// The start of `tachyond` that agreed; a later one has no lane of it.
+    pub(crate) boot_id: [u8; 16],
+}
+
+/// How the frames of a session or subscriber go. What both ends told each other is secret and not kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Lanes {
+    /// What was asked for.
+    pub(crate) way: Way,
+    /// Copies go by UDP once a lane has failed for good.
+    pub(crate) falls_back: bool,
+    /// By worker.
+    pub(crate) agreed: BTreeMap<u16, Agreed>,
+}
+
 /// A publisher's session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Session {
@@ -77,6 +115,9 @@ pub(crate) struct Session {
     pub(crate) master: Key,
     /// Key of the opposite direction.
     pub(crate) reply_master: Key,
+    /// How its frames go. Registries of before there were lanes do not have it.
+    #[serde(default)]
+    pub(crate) lanes: Lanes,
     /// To be ended at the node as soon as that is possible.
     pub(crate) ending: bool,
 }
@@ -124,11 +165,19 @@ pub(crate) struct Subscriber {
     pub(crate) frame_bytes_max: u32,
     /// Egress session and its key, worker by worker.
     pub(crate) egress: Vec<(u32, Key)>,
+    /// How its frames go. Registries of before there were lanes do not have it.
+    #[serde(default)]
+    pub(crate) lanes: Lanes,
     /// To be ended at the node as soon as no ruleset in force names it.
     pub(crate) ending: bool,
 }
 
 impl Subscriber {
+    /// Where copies of shard 0 go.
+    pub(crate) const fn at(&self) -> SocketAddr {
+        SocketAddr::new(self.address, self.base_port)
+    }
+
     /// What `tachyond` is told, worker by worker.
     pub(crate) fn commands(&self) -> impl Iterator<Item = AddSubscriber> {
         self.egress.iter().zip(0_u16..).map(|((session_id, master), worker)| AddSubscriber {
@@ -145,11 +194,16 @@ impl Subscriber {
     }
 }
 
-fn endpoint(ip: IpAddr, port: u16) -> Endpoint {
+pub(crate) fn endpoint(ip: IpAddr, port: u16) -> Endpoint {
     match ip {
         IpAddr::V4(ip) => Endpoint::v4(ip.octets(), port),
         IpAddr::V6(ip) => Endpoint::v6(ip.octets(), port),
     }
+}
+
+/// The reverse of [`endpoint`].
+pub(crate) fn address(at: Endpoint) -> SocketAddr {
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::from(at.ip)).to_canonical(), at.port.get())
 }
 
 /// What of the connected node its sessions and subscribers depend on.

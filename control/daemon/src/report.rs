@@ -1,6 +1,7 @@
 //! Counters of the node as messages of the interface.
 
 use crate::{
+    lanes::Seen,
     refusal::Refusal,
     routes::{RouteEntry, RouteTable},
     state::State,
@@ -112,30 +113,33 @@ impl Reading {
 
 /// Routes as a person knows them, counts still zero. Those that are counted together are one.
 #[must_use]
-pub(crate) fn route_names(state: &State, table: &RouteTable) -> Vec<Route> {
+pub(crate) fn route_names(state: &State, table: &RouteTable, seen: &Seen) -> Vec<Route> {
     let last = ROUTES_COUNTED - 1;
-    let single = table.routes.iter().take(last).zip(0..).map(|(entry, index)| route(state, entry, index));
+    let single = table.routes.iter().take(last).zip(0..).map(|(entry, index)| route(state, seen, entry, index));
     let mut routes: Vec<Route> = single.collect();
     if let Some(rest) = table.routes.get(last..).filter(|rest| !rest.is_empty()) {
         let index = u32::try_from(last).unwrap_or(u32::MAX);
         match rest {
-            [only] => routes.push(route(state, only, index)),
+            [only] => routes.push(route(state, seen, only, index)),
             _ => routes.push(Route { index, topics: rest.iter().map(|entry| entry.topics).sum(), ..Route::default() }),
         }
     }
     routes
 }
 
-fn route(state: &State, entry: &RouteEntry, index: u32) -> Route {
-    let endpoint = |slot: &u32| {
+fn route(state: &State, seen: &Seen, entry: &RouteEntry, index: u32) -> Route {
+    let endpoint = |slot: &u32| Some(state.subscribers.get(slot)?.at().to_string());
+    let workers = state.link.as_ref().map_or(0, |link| link.hello.workers);
+    let carrier = |slot: &u32| {
         let subscriber = state.subscribers.get(slot)?;
-        Some(std::net::SocketAddr::new(subscriber.address, subscriber.base_port).to_string())
+        Some(seen.carrier(&subscriber.lanes, subscriber.at(), workers).to_owned())
     };
     let example = (entry.example as usize).checked_sub(1).and_then(|index| state.topics.get(index));
     Route {
         index,
         route_id: entry.route_id,
         endpoints: entry.subscribers.iter().map(|slot| endpoint(slot).unwrap_or_default()).collect(),
+        lanes: entry.subscribers.iter().map(|slot| carrier(slot).unwrap_or_default()).collect(),
         subscribers: entry.subscribers.clone(),
         topics: entry.topics,
         example_topic: example.cloned().unwrap_or_default(),

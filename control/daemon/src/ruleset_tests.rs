@@ -54,6 +54,7 @@ fn subscriber(slot: u32, identity: &str, topics: &[&str]) -> Subscriber {
         tagged: false,
         frame_bytes_max: 1472,
         egress: Vec::new(),
+        lanes: crate::record::Lanes::default(),
         ending: false,
     }
 }

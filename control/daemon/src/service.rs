@@ -3,6 +3,8 @@
 use crate::{
     apply::Outcome,
     control::Control,
+    lanes::{Holder, Told},
+    record::Way,
     refusal::Refusal,
     report::{self, Reading},
     sessions::SessionWish,
@@ -73,19 +75,19 @@ impl control_server::Control for Service {
         let caller = caller(&request)?;
         let v1::OpenSessionRequest { identity, publish_topics, tags, pinned_address, detached, lane } =
             request.into_inner();
-        known::<v1::Lane>("lane", lane)?;
+        let way = way(lane)?;
         let mut topics = Vec::new();
         if !publish_topics.is_empty() {
             let (claimed, names) = (identity.clone(), publish_topics.clone());
             self.control.with_state(move |state| may_publish(state, caller, &claimed, &names)).await?;
             topics = self.resolved(caller, identity.clone(), publish_topics).await?.0;
         }
-        let wish = SessionWish { tags, pinned: pinned_address, detached };
+        let wish = SessionWish { tags, pinned: pinned_address, detached, way };
         let opened = self.control.with_state(move |state| {
             let session = state.open_session(caller, &identity, &wish)?;
-            Ok((session, state.node()?.hello.clone()))
+            Ok((session, state.node()?.hello.clone(), state.frame_bytes_max(way)?))
         });
-        let (session, hello) = opened.await?;
+        let (session, hello, frame_bytes_max) = opened.await?;
         let epoch = u32::from(hello.boot_number) << 16;
         Ok(Response::new(v1::OpenSessionResponse {
             session_id: session.session_id,
@@ -100,7 +102,7 @@ impl control_server::Control for Service {
             sender_low: session.sender_low,
             sender_high: session.sender_high,
             class_cap: session.class_cap.into(),
-            frame_bytes_max: hello.frame_bytes_max,
+            frame_bytes_max,
             topics,
             system: session.system,
             tag_required: session.tag_required,
@@ -117,7 +119,7 @@ impl control_server::Control for Service {
     async fn subscribe(&self, request: Request<v1::SubscribeRequest>) -> Answer<v1::SubscribeResponse> {
         let caller = caller(&request)?;
         let request = request.into_inner();
-        known::<v1::Lane>("lane", request.lane)?;
+        let way = way(request.lane)?;
         known::<v1::SlowSubscriber>("slow-subscriber policy", request.slow_subscriber)?;
         let identity = request.identity;
         let wish = SubscriberWish {
@@ -128,6 +130,8 @@ impl control_server::Control for Service {
             tagged: request.tagged,
             frame_bytes_max: request.frame_bytes_max,
             detached: request.detached,
+            way,
+            falls_back: request.fall_back,
         };
         let subscribed = self.control.with_state(move |state| {
             let (subscriber, change) = state.subscribe(caller, &identity, wish)?;
@@ -249,7 +253,9 @@ impl control_server::Control for Service {
         let reading = self.reading().await?;
         let routes = self.control.with_state(|state| {
             let table = state.routes.clone();
-            Ok(report::route_names(state, &table))
+            // Counters are worth having where the lanes cannot be asked for; routes then name what was asked for.
+            let seen = state.look_at_lanes(Instant::now()).unwrap_or_default();
+            Ok(report::route_names(state, &table, &seen))
         });
         Ok(Response::new(reading.stats(routes.await?)))
     }
@@ -267,6 +273,31 @@ impl control_server::Control for Service {
         self.control.with_state(move |state| state.set_port(caller, &name, running)).await?;
         Ok(Response::new(v1::SetPortResponse {}))
     }
+
+    async fn connect_lane(&self, request: Request<v1::ConnectLaneRequest>) -> Answer<v1::ConnectLaneResponse> {
+        use v1::connect_lane_request::Owner;
+        let caller = caller(&request)?;
+        let v1::ConnectLaneRequest { owner, worker, details } = request.into_inner();
+        let holder = match owner {
+            Some(Owner::SessionId(id)) => Holder::Session(id),
+            Some(Owner::Subscriber(slot)) => Holder::Subscriber(slot),
+            None => return Err(Status::invalid_argument("nobody's lane; name a session_id or a subscriber")),
+        };
+        let connected = self.control.with_state(move |state| state.connect_lane(caller, holder, worker, &details));
+        let (details, workers) = connected.await?;
+        Ok(Response::new(v1::ConnectLaneResponse { details: details.to_vec(), workers: workers.into() }))
+    }
+
+    async fn list_lanes(&self, request: Request<v1::ListLanesRequest>) -> Answer<v1::ListLanesResponse> {
+        use v1::list_lanes_request::Owner;
+        let caller = caller(&request)?;
+        let of = request.into_inner().owner.map(|owner| match owner {
+            Owner::SessionId(id) => Holder::Session(id),
+            Owner::Subscriber(slot) => Holder::Subscriber(slot),
+        });
+        let told = self.control.with_state(move |state| state.lanes(caller, of, Instant::now())).await?;
+        Ok(Response::new(v1::ListLanesResponse { lanes: told.into_iter().map(lane_status).collect() }))
+    }
 }
 
 /// Who calls, as the kernel says.
@@ -281,6 +312,40 @@ fn known<T: TryFrom<i32>>(what: &str, value: i32) -> Result<(), Refusal> {
     let unknown =
         |_| Refusal::Invalid(format!("this version knows no {what} {value}; see the interface's .proto file"));
     T::try_from(value).map(|_| ()).map_err(unknown)
+}
+
+/// The way of a lane that a caller asks for.
+fn way(lane: i32) -> Result<Way, Refusal> {
+    known::<v1::Lane>("lane", lane)?;
+    Ok(match v1::Lane::try_from(lane) {
+        Ok(v1::Lane::RdmaDatagram) => Way::Datagram,
+        Ok(v1::Lane::RdmaConnection) => Way::Connection,
+        Ok(v1::Lane::RdmaRing) => Way::Ring,
+        Ok(v1::Lane::Unspecified | v1::Lane::Udp) | Err(_) => Way::Udp,
+    })
+}
+
+fn lane_status(told: Told) -> v1::LaneStatus {
+    use v1::lane_status::Owner;
+    let lane = match told.way {
+        Way::Udp => v1::Lane::Udp,
+        Way::Datagram => v1::Lane::RdmaDatagram,
+        Way::Connection => v1::Lane::RdmaConnection,
+        Way::Ring => v1::Lane::RdmaRing,
+    };
+    v1::LaneStatus {
+        worker: told.worker.into(),
+        owner: told.holder.map(|holder| match holder {
+            Holder::Session(id) => Owner::SessionId(id),
+            Holder::Subscriber(slot) => Owner::Subscriber(slot),
+        }),
+        endpoint: told.to.to_string(),
+        lane: lane.into(),
+        state: told.state.to_owned(),
+        why: told.why,
+        attempts: told.attempts,
+        fell_back: told.fell_back,
+    }
 }
 
 fn may_publish(state: &State, caller: Caller, identity: &str, names: &[String]) -> Result<(), Refusal> {

@@ -1,7 +1,7 @@
 //! Publishers' sessions: opened under the rules, ended by their owner, by the rules, or with their process.
 
 use crate::{
-    record::{Key, Session},
+    record::{Key, Lanes, Session, Way},
     refusal::Refusal,
     registry::Change,
     ruleset::InForce,
@@ -21,6 +21,8 @@ pub(crate) struct SessionWish {
     pub(crate) pinned: String,
     /// Stays when its process ends.
     pub(crate) detached: bool,
+    /// What will carry the frames.
+    pub(crate) way: Way,
 }
 
 impl State {
@@ -48,6 +50,7 @@ impl State {
             return Err(Refusal::Denied(text));
         }
         let pinned = parse_pin(&wish.pinned)?;
+        self.check_way(wish.way, false)?;
         let theirs = self.sessions.values().filter(|session| session.owner.identity == identity.name).count();
         if theirs >= self.config.sessions_per_identity as usize {
             let text = format!("identity `{}` has {theirs} sessions, the most there may be; close some", identity.name);
@@ -74,6 +77,7 @@ impl State {
             pinned,
             master: Key::random(),
             reply_master: Key::random(),
+            lanes: Lanes { way: wish.way, ..Lanes::default() },
             ending: false,
         };
         let told = self.call(&Request::OpenSession(Box::new(session.command(epoch_floor))));
@@ -104,7 +108,9 @@ impl State {
     /// Ends sessions at the node and then in the registry. Where the node is not there, they are ended when it comes back.
     pub(crate) fn end_sessions(&mut self, session_ids: &[u32]) -> Result<(), Refusal> {
         for session_id in session_ids {
-            match self.call(&Request::CloseSession(*session_id)) {
+            let lanes = self.sessions.get(session_id).map(|session| session.lanes.clone()).unwrap_or_default();
+            // The lane goes first: while the session is there, its end can be tried again.
+            match self.drop_lanes(&lanes).and_then(|()| self.call(&Request::CloseSession(*session_id))) {
                 // A node that does not know it any more has ended it, too.
                 Ok(()) | Err(Refusal::Precondition(_)) => self.forget_session(*session_id)?,
                 Err(_) => {

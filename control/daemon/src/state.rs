@@ -4,6 +4,7 @@
 //! something else to happen waits outside of it.
 
 use crate::{
+    lanes::Seen,
     record::{Attachment, Owner, RulesText, Session, Subscriber},
     refusal::Refusal,
     registry::{Change, Registry, Stored},
@@ -73,6 +74,8 @@ pub(crate) struct State {
     pub(crate) link: Option<Link>,
     /// Why there is no link.
     pub(crate) link_problem: String,
+    /// The last look at the node's lanes, and when it was.
+    pub(crate) lanes_seen: Option<(Instant, Arc<Seen>)>,
     /// Rises with everything that changes the ruleset.
     pub(crate) change: u64,
     /// Routes of the last ruleset that `tachyond` accepted.
@@ -111,6 +114,7 @@ impl State {
             ids: None,
             link: None,
             link_problem: "not connected yet".to_owned(),
+            lanes_seen: None,
             change: 0,
             routes: Arc::default(),
         })
@@ -236,6 +240,7 @@ impl State {
 
     /// Gives the connection up.
     pub(crate) fn lose(&mut self, why: &str) {
+        self.lanes_seen = None;
         if self.link.take().is_some() {
             warn!("lost tachyond: {why}");
         }

@@ -1,7 +1,7 @@
 //! Subscribers: a slot that the ruleset's routes name, and one egress session per worker.
 
 use crate::{
-    record::{Key, Subscriber},
+    record::{Key, Lanes, Subscriber, Way},
     refusal::Refusal,
     registry::Change,
     ruleset::{InForce, any_matches},
@@ -36,6 +36,10 @@ pub(crate) struct SubscriberWish {
     pub(crate) frame_bytes_max: u32,
     /// Stays when its process ends.
     pub(crate) detached: bool,
+    /// What will carry the frames.
+    pub(crate) way: Way,
+    /// They go by UDP once that has failed for good.
+    pub(crate) falls_back: bool,
 }
 
 impl State {
@@ -57,16 +61,28 @@ impl State {
         if credit > CREDIT_MAX {
             return Err(Refusal::Invalid(format!("a credit of {credit} buffers, at most {CREDIT_MAX}")));
         }
-        let frame_bytes_max = frame_bytes(wish.frame_bytes_max, hello.frame_bytes_max)?;
+        self.check_way(wish.way, wish.falls_back)?;
+        let frame_bytes_max = frame_bytes(wish.frame_bytes_max, self.frame_bytes_max(wish.way)?)?;
         let slot = self.free_slot(identity, hello.subscribers_max)?;
         self.resolve(caller, identity, &names)?;
         let rules = self.rules()?;
         let owner = self.owner(caller, self.claim(caller, &rules, identity)?, wish.detached)?;
         let egress = self.take_egress(hello.workers)?;
         let (topics, tagged) = (wish.topics, wish.tagged);
-        let ending = false;
-        let subscriber =
-            Subscriber { slot, owner, topics, address, base_port, credit, tagged, frame_bytes_max, egress, ending };
+        let lanes = Lanes { way: wish.way, falls_back: wish.falls_back, ..Lanes::default() };
+        let subscriber = Subscriber {
+            slot,
+            owner,
+            topics,
+            address,
+            base_port,
+            credit,
+            tagged,
+            frame_bytes_max,
+            egress,
+            lanes,
+            ending: false,
+        };
         self.subscribers.insert(slot, subscriber.clone());
         let counted = Change::EgressSessions(self.egress_sessions);
         let told = self.try_plan().and_then(|()| self.tell_subscriber(&subscriber));
@@ -124,9 +140,13 @@ impl State {
     /// Subscribers that no ruleset in force names any more.
     pub(crate) fn remove_subscribers(&mut self, slots: &[u32]) -> Result<(), Refusal> {
         for slot in slots {
+            let lanes = self.subscribers.get(slot).map(|subscriber| subscriber.lanes.clone()).unwrap_or_default();
             match self.call(&Request::RemoveSubscriber(*slot)) {
                 // A node that does not know it any more has ended it, too.
-                Ok(()) | Err(Refusal::Precondition(_)) => self.forget_subscriber(*slot)?,
+                Ok(()) | Err(Refusal::Precondition(_)) => {
+                    self.drop_lanes(&lanes)?;
+                    self.forget_subscriber(*slot)?;
+                }
                 Err(refusal) => return Err(refusal),
             }
         }
@@ -234,12 +254,12 @@ fn parse_endpoint(wish: &SubscriberWish, hello: &Hello) -> Result<(IpAddr, u16),
     }
 }
 
-fn frame_bytes(wanted: u32, node_max: u32) -> Result<u32, Refusal> {
+fn frame_bytes(wanted: u32, lane_max: u32) -> Result<u32, Refusal> {
     match wanted {
-        0 => Ok(node_max),
-        FRAME_BYTES_MIN.. if wanted <= node_max => Ok(wanted),
+        0 => Ok(lane_max),
+        FRAME_BYTES_MIN.. if wanted <= lane_max => Ok(wanted),
         _ => {
-            let text = format!("frames of at most {wanted} bytes; choose {FRAME_BYTES_MIN} to {node_max}, or 0");
+            let text = format!("frames of at most {wanted} bytes; choose {FRAME_BYTES_MIN} to {lane_max}, or 0");
             Err(Refusal::Invalid(text))
         }
     }

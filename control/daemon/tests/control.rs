@@ -1,6 +1,7 @@
 //! The interface over a real Unix socket, with a node that only keeps what it is told.
 #![expect(clippy::unwrap_used, reason = "helpers of tests, which end at the first surprise as tests do")]
 
+mod lanes;
 mod support;
 
 use support::{Control, Folder, Node, SHARDS, eventually, hello};
@@ -432,7 +433,10 @@ async fn counters_are_told_as_the_workers_published_them() {
     assert_eq!((answer.workers.len(), answer.residence.unwrap().count), (2, 10));
     let route = &answer.routes[0];
     assert_eq!((route.given, route.topics, route.example_topic.as_str()), (8, 1, "fills.a"));
-    assert_eq!(route.endpoints, ["127.0.0.1:40000"]);
+    assert_eq!(
+        (route.endpoints.as_slice(), route.lanes.as_slice()),
+        (&["127.0.0.1:40000".into()][..], &["udp".into()][..])
+    );
     let drops = control.client.drops(DropsRequest {}).await.unwrap().into_inner().drops;
     assert_eq!(drops.len(), Reason::ALL.len());
     let bad_tag = drops.iter().find(|drop| drop.code == "E_AUTH_BAD_TAG").unwrap();

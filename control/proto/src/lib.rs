@@ -20,7 +20,9 @@ pub mod v1 {
 }
 
 mod secret {
-    use super::v1::{EgressSession, OpenSessionResponse};
+    use super::v1::{
+        ConnectLaneRequest, ConnectLaneResponse, EgressSession, OpenSessionResponse, connect_lane_request::Owner,
+    };
     use std::fmt::{Debug, Formatter, Result};
 
     impl Debug for OpenSessionResponse {
@@ -42,6 +44,32 @@ mod secret {
                 .field("session_id", &self.session_id)
                 .field("epoch", &self.epoch)
                 .finish_non_exhaustive()
+        }
+    }
+
+    impl Debug for ConnectLaneRequest {
+        /// Names the owner and the worker; never prints the details.
+        fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+            f.debug_struct("ConnectLaneRequest")
+                .field("owner", &self.owner)
+                .field("worker", &self.worker)
+                .finish_non_exhaustive()
+        }
+    }
+
+    impl Debug for Owner {
+        fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+            match self {
+                Self::SessionId(id) => write!(f, "SessionId({id})"),
+                Self::Subscriber(slot) => write!(f, "Subscriber({slot})"),
+            }
+        }
+    }
+
+    impl Debug for ConnectLaneResponse {
+        /// Tells the number of workers; never prints the details.
+        fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+            f.debug_struct("ConnectLaneResponse").field("workers", &self.workers).finish_non_exhaustive()
         }
     }
 }

@@ -104,6 +104,14 @@ impl control_server::Control for StandIn {
         Err(Status::unimplemented("ports"))
     }
 
+    async fn connect_lane(&self, _: Request<v1::ConnectLaneRequest>) -> Answer<v1::ConnectLaneResponse> {
+        Err(Status::unimplemented("lanes"))
+    }
+
+    async fn list_lanes(&self, _: Request<v1::ListLanesRequest>) -> Answer<v1::ListLanesResponse> {
+        Err(Status::unimplemented("lanes"))
+    }
+
     async fn close_session(&self, _: Request<v1::CloseSessionRequest>) -> Answer<v1::CloseSessionResponse> {
         Ok(Response::new(v1::CloseSessionResponse {}))
     }

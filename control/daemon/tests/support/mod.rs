@@ -16,7 +16,10 @@ use tachyon_policy::verify;
 use tachyon_proto::Client;
 use tachyon_segment::{
     SealedImage, StatsSegment, StatsWriter,
-    handover::{Accepted, Connection, Hello, Incoming, Listener, PortStatus, Reply, Request},
+    handover::{
+        Accepted, Connection, Hello, Incoming, LaneAnswer, LaneKind, LaneRequest, LaneState, LaneStatus, Listener,
+        PortStatus, Reply, Request,
+    },
 };
 use tachyon_wire::{
     Endpoint,
@@ -59,6 +62,12 @@ pub(crate) struct Told {
     pub(crate) refuse: Option<String>,
     /// The ports it has; setting one of another name is refused.
     pub(crate) ports: Vec<PortStatus>,
+    /// Every offer of a lane.
+    pub(crate) offers: Vec<LaneRequest>,
+    /// The lanes it has.
+    pub(crate) lanes: Vec<LaneStatus>,
+    /// Offers of lanes are refused with this text, if there is one.
+    pub(crate) refuse_lane: Option<String>,
     pub(crate) connections: u32,
 }
 
@@ -94,13 +103,7 @@ impl Node {
                 }
                 match connection.as_ref().map(Connection::receive) {
                     Some(Ok(Incoming::Request(number, request))) => {
-                        let (mut told, connection) = (theirs.lock().unwrap(), connection.as_ref().unwrap());
-                        let asked =
-                            if let Request::Port(place) = request { told.ports.get(place as usize) } else { None };
-                        let _ = match asked {
-                            Some(port) => connection.reply_port(number, told.ports.len().try_into().unwrap(), port),
-                            None => connection.reply(&take(&mut told, number, request)),
-                        };
+                        answer(&mut theirs.lock().unwrap(), connection.as_ref().unwrap(), number, request);
                     }
                     Some(Ok(Incoming::Closed) | Err(_)) => connection = None,
                     Some(Ok(Incoming::Malformed(_, text))) => panic!("{text}"),
@@ -117,6 +120,39 @@ impl Drop for Node {
         self.end.store(true, Ordering::Relaxed);
         let _ = self.thread.take().unwrap().join();
     }
+}
+
+/// What the node answers to peers that offer it a lane.
+pub(crate) const WORKERS_PART: [u8; 64] = [0xab; 64];
+
+fn answer(told: &mut Told, connection: &Connection, number: u32, request: Request) {
+    let count = |len: usize| len.try_into().unwrap();
+    let _ = match request {
+        Request::Port(place) if (place as usize) < told.ports.len() => {
+            connection.reply_port(number, u16::try_from(told.ports.len()).unwrap(), &told.ports[place as usize])
+        }
+        Request::Lane(place) if (place as usize) < told.lanes.len() => {
+            connection.reply_lane(number, count(told.lanes.len()), &told.lanes[place as usize])
+        }
+        Request::ConnectLane(ref lane) if told.refuse_lane.is_none() => {
+            told.log.push(format!("{request:?}"));
+            told.offers.push(**lane);
+            // Where a publisher is, only its details say.
+            let to = if lane.to.is_none() { Endpoint::v4([10, 0, 0, lane.details[0]], 77) } else { lane.to };
+            told.lanes.retain(|other| (other.worker, other.to) != (lane.worker, to));
+            told.lanes.push(LaneStatus {
+                worker: lane.worker,
+                to,
+                kind: LaneKind::Ring,
+                state: LaneState::Connected,
+                why: String::new(),
+                attempts: 0,
+                fell_back: false,
+            });
+            connection.reply_details(number, &LaneAnswer { to, details: WORKERS_PART })
+        }
+        request => connection.reply(&take(told, number, request)),
+    };
 }
 
 fn take(told: &mut Told, number: u32, request: Request) -> Reply {
@@ -137,13 +173,14 @@ fn take(told: &mut Told, number: u32, request: Request) -> Reply {
             }
         },
         Request::StopPort(name) | Request::StartPort(name) if told.ports.iter().any(|port| port.name == name) => {}
+        Request::DropLane(worker, to) => told.lanes.retain(|lane| (lane.worker, lane.to) != (worker, to)),
+        Request::ConnectLane(_) => {
+            reply = Reply { accepted: Accepted::Refused, text: told.refuse_lane.clone().unwrap(), ..reply };
+        }
+        Request::Lane(_) | Request::Filter(_) => {}
         Request::StopPort(_)
         | Request::StartPort(_)
         | Request::Port(_)
-        | Request::ConnectLane(_)
-        | Request::DropLane(..)
-        | Request::Lane(_)
-        | Request::Filter(_)
         | Request::AttachFilter(_)
         | Request::DetachFilter(_)
         | Request::Denied(_) => {
