@@ -67,8 +67,11 @@ pub(crate) enum Command {
     },
     /// The live view: rates of the node, its workers, its routes, and of what it refuses.
     Top(Top),
-    /// Every route: its subscribers, its topics, its counts.
+    /// Every route: its subscribers and what carries their copies, its topics, its counts.
     Routes(Form),
+    /// The RDMA lanes that were agreed on: whose each is, how it is, and why it is not connected. Without administrators'
+    /// rights, those of what this user opened.
+    Lanes(Form),
     /// The ports of the node: their devices, how they are, what they count; stops and starts them.
     #[command(args_conflicts_with_subcommands = true)]
     Ports(Ports),

@@ -55,6 +55,10 @@ impl Connection {
         answer(&self.socket, self.client.list_ports(v1::ListPortsRequest {})).await
     }
 
+    pub(crate) async fn list_lanes(&mut self) -> Result<v1::ListLanesResponse, Failure> {
+        answer(&self.socket, self.client.list_lanes(v1::ListLanesRequest { owner: None })).await
+    }
+
     pub(crate) async fn set_port(&mut self, call: v1::SetPortRequest) -> Result<v1::SetPortResponse, Failure> {
         answer(&self.socket, self.client.set_port(call)).await
     }

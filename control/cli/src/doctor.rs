@@ -12,6 +12,7 @@ mod limits;
 mod need;
 pub(crate) mod nics;
 mod pages;
+pub(crate) mod rdma;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +25,7 @@ use finding::{Finding, State};
 use host::Host;
 use need::Need;
 use nics::{Bypass, Nic};
+use rdma::RdmaPort;
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, fs, io::ErrorKind, path::Path, process::ExitCode};
 use tachyon_config::{NodeFile, Source};
@@ -35,7 +37,7 @@ const NODE_FILE: &str = "/etc/tachyon/node.toml";
 pub(crate) fn run(options: &Doctor) -> ExitCode {
     let (file, about_file) = node_file(options.config.as_deref());
     let host = Host::at(&options.root);
-    let nics = nics::nics(&host);
+    let (nics, rdma) = (nics::nics(&host), rdma::ports(&host));
     let mut findings = vec![about_file];
     findings.extend(examine(&host, &Need::of(&file), &nics));
     let worst = worst(&findings);
@@ -44,9 +46,10 @@ pub(crate) fn run(options: &Doctor) -> ExitCode {
             "state": worst.name(),
             "findings": findings.iter().map(Finding::json).collect::<Value>(),
             "nics": nics.iter().map(Nic::json).collect::<Value>(),
+            "rdma": rdma.iter().map(RdmaPort::json).collect::<Value>(),
         }));
     } else {
-        output::data(text(&findings, &nics, Paint::detect()));
+        output::data(text(&findings, &nics, &rdma, Paint::detect()));
     }
     ExitCode::from(exit_code(worst))
 }
@@ -113,7 +116,7 @@ fn examine(host: &Host, need: &Need, nics: &[Nic]) -> Vec<Finding> {
 }
 
 /// A line for each finding, then what to do about those that are not fine, then the devices.
-fn text(findings: &[Finding], nics: &[Nic], paint: Paint) -> String {
+fn text(findings: &[Finding], nics: &[Nic], rdma: &[RdmaPort], paint: Paint) -> String {
     let width = findings.iter().map(|finding| finding.check.len()).max().unwrap_or(0);
     let mut text = paint.heading(&format!("{:<8}  {:<width$}  FOUND", "STATE", "CHECK"));
     text.push('\n');
@@ -133,6 +136,10 @@ fn text(findings: &[Finding], nics: &[Nic], paint: Paint) -> String {
     }
     for nic in nics {
         text.push_str(&device(nic, paint));
+    }
+    if !rdma.is_empty() {
+        text.push_str(&format!("\n{}\n", paint.heading("RDMA devices")));
+        rdma.iter().for_each(|port| text.push_str(&wrap(&port.line(), 2)));
     }
     text.push_str(&summary(findings));
     text

@@ -66,12 +66,34 @@ pub(crate) fn route(route: &v1::Route) -> Value {
         "route_id": route.route_id,
         "subscribers": route.subscribers,
         "endpoints": route.endpoints,
+        "lanes": route.lanes,
         "topics": route.topics,
         "example_topic": route.example_topic,
         "accepted": route.accepted,
         "due": route.due,
         "given": route.given,
         "refused": route.refused,
+    })
+}
+
+/// `lane` as routes name it; `session_id` and `subscriber` are null where it is not theirs.
+pub(crate) fn lane(lane: &v1::LaneStatus) -> Value {
+    use v1::lane_status::Owner;
+    let (session_id, subscriber) = match lane.owner {
+        Some(Owner::SessionId(id)) => (Some(id), None),
+        Some(Owner::Subscriber(slot)) => (None, Some(slot)),
+        None => (None, None),
+    };
+    json!({
+        "worker": lane.worker,
+        "session_id": session_id,
+        "subscriber": subscriber,
+        "endpoint": lane.endpoint,
+        "lane": crate::lanes::carrier(lane),
+        "state": lane.state,
+        "why": lane.why,
+        "attempts": lane.attempts,
+        "fell_back": lane.fell_back,
     })
 }
 

@@ -13,6 +13,7 @@ mod drops;
 mod explain;
 mod failure;
 mod json;
+mod lanes;
 mod manual;
 mod output;
 mod ports;
@@ -60,6 +61,7 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         Command::Drops { all, form } => drops::run(&mut connection.await?, *all, *form).await,
         Command::Top(options) => top::run(&mut connection.await?, options).await,
         Command::Routes(form) => routes::run(&mut connection.await?, *form).await,
+        Command::Lanes(form) => lanes::run(&mut connection.await?, *form).await,
         Command::Ports(options) => ports::run(&mut connection.await?, options).await,
         Command::Explain { code, form } => {
             explain::run(code.as_deref(), *form);

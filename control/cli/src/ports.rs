@@ -6,6 +6,7 @@ use crate::{
     doctor::{
         host::Host,
         nics::{self, Nic},
+        rdma::{self, RdmaPort},
     },
     failure::Failure,
     json, output,
@@ -39,35 +40,41 @@ async fn set(connection: &mut Connection, port: &PortName, running: bool) -> Res
 async fn list(connection: &mut Connection, verbose: bool, form: Form) -> Result<(), Failure> {
     let answer = connection.list_ports().await?;
     // What this host has and the node does not use, with the reason: control is on the same host, behind a Unix socket.
-    let unused: Vec<Nic> = nics::nics(&Host::at("/"))
+    let host = Host::at("/");
+    let unused: Vec<Nic> = nics::nics(&host)
         .into_iter()
         .filter(|nic| !answer.ports.iter().any(|port| port.device.contains(&nic.address)))
+        .collect();
+    let unused_rdma: Vec<RdmaPort> = rdma::ports(&host)
+        .into_iter()
+        .filter(|rdma| !answer.ports.iter().any(|port| rdma.is_named_in(&port.device)))
         .collect();
     if form.json {
         let ports: Vec<_> = answer.ports.iter().map(json::port).collect();
         let unused: Vec<_> = unused.iter().map(Nic::json).collect();
-        output::json(&json!({ "boot_id": answer.boot_id, "ports": ports, "unused": unused }));
+        let rdma: Vec<_> = unused_rdma.iter().map(RdmaPort::json).collect();
+        output::json(&json!({ "boot_id": answer.boot_id, "ports": ports, "unused": unused, "unused_rdma": rdma }));
     } else {
         let paint = Paint::detect();
         output::data(text(&answer.ports, verbose, paint));
-        output::data(others(&unused, paint));
+        output::data(others(&unused, &unused_rdma, paint));
     }
     Ok(())
 }
 
 /// Devices of this host that are no port of the node.
-fn others(unused: &[Nic], paint: Paint) -> String {
+fn others(unused: &[Nic], rdma: &[RdmaPort], paint: Paint) -> String {
     let line = |nic: &Nic| {
         let driver = nic.driver.as_deref().unwrap_or("no driver");
         format!("  {}  {driver}: {}; {}\n", nic.address, nic.bypass.name(), nic.why)
     };
-    match unused {
-        [] => String::new(),
-        _ => {
-            let heading = paint.heading("Not used by the node (`tachyon doctor` shows how each could be)");
-            format!("\n{heading}\n{}", unused.iter().map(line).collect::<String>())
-        }
+    let mut lines: Vec<String> = unused.iter().map(line).collect();
+    lines.extend(rdma.iter().map(|port| format!("  {}\n", port.line())));
+    if lines.is_empty() {
+        return String::new();
     }
+    let heading = paint.heading("Not used by the node (`tachyon doctor` shows how each could be)");
+    format!("\n{heading}\n{}", lines.concat())
 }
 
 fn text(ports: &[v1::Port], verbose: bool, paint: Paint) -> String {

@@ -39,10 +39,17 @@ fn text(routes: &[v1::Route], paint: Paint) -> String {
             count(route.due),
             count(route.given),
             count(route.refused),
-            if route.endpoints.is_empty() { "none".to_owned() } else { route.endpoints.join(" ") },
+            if route.endpoints.is_empty() { "none".to_owned() } else { subscribers(route) },
         ]);
     }
     table.show(paint)
+}
+
+/// Where each subscriber is, and what carries its copies.
+fn subscribers(route: &v1::Route) -> String {
+    let lanes = route.lanes.iter().map(String::as_str).chain(std::iter::repeat("udp"));
+    let each = route.endpoints.iter().zip(lanes).map(|(endpoint, lane)| format!("{endpoint} {lane}"));
+    each.collect::<Vec<_>>().join(", ")
 }
 
 /// What its frames carry, or from where on it stands for several.

@@ -37,6 +37,7 @@ fn described(status: &v1::StatusResponse, workers: &[v1::Worker], ports: &[v1::P
         "control_uptime_s": status.control_uptime_s,
         "data_plane": { "connected": status.connected, "problem": status.connection_problem },
         "driver": node.map(|node| &node.driver),
+        "drivers": node.map(|node| node.driver.split(", ").collect::<Vec<_>>()),
         "boot_id": node.map(|node| &node.boot_id),
         "boot_number": node.map(|node| node.boot_number),
         "shard_count": node.map(|node| node.shard_count),
@@ -90,9 +91,17 @@ fn data_plane(status: &v1::StatusResponse, paint: Paint) -> String {
     match &status.node {
         Some(node) if status.connected => {
             let workers = plural(node.workers.into(), "worker", "workers");
-            format!("{}: driver {}, {workers}", paint.good("connected"), node.driver)
+            format!("{}: {}, {workers}", paint.good("connected"), drivers(&node.driver))
         }
         _ => format!("{}: {}", paint.bad("not connected"), status.connection_problem),
+    }
+}
+
+/// The drivers, in the order in which a frame's way is looked for.
+fn drivers(names: &str) -> String {
+    match names.split_once(", ") {
+        None => format!("driver {names}"),
+        Some((first, others)) => format!("drivers {first}, then {}", others.replace(", ", ", then ")),
     }
 }
 
@@ -165,4 +174,15 @@ fn worker_table(workers: &[v1::Worker]) -> Table {
         ]);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::drivers;
+
+    #[test]
+    fn several_drivers_are_told_in_their_order() {
+        assert_eq!(drivers("uring"), "driver uring");
+        assert_eq!(drivers("rdma, dpdk, uring"), "drivers rdma, then dpdk, then uring");
+    }
 }

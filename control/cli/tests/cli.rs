@@ -49,6 +49,7 @@ fn without_control(arguments: &[&str]) -> Output {
 fn status_tells_everything_that_a_script_needs() {
     let status = json(&ended(Fake::start(Scene::Running).tachyon(&["status", "--json"]), OK));
     assert_eq!(status["driver"], "io_uring");
+    assert_eq!(status["drivers"], serde_json::json!(["io_uring"]));
     assert_eq!(status["degraded"], serde_json::json!(["no huge pages: ordinary pages are used"]));
     assert_eq!(status["ruleset_version"], 7);
     assert_eq!(status["ruleset_in_force"], 7);
@@ -104,7 +105,8 @@ fn status_says_that_the_data_plane_is_not_connected() {
 #[test]
 fn counters_without_a_data_plane_are_unreachable() {
     let fake = Fake::start(Scene::Alone);
-    for command in [&["drops"][..], &["routes"], &["ports"], &["ports", "stop", "east"], &["top", "--once"]] {
+    for command in [&["drops"][..], &["routes"], &["lanes"], &["ports"], &["ports", "stop", "east"], &["top", "--once"]]
+    {
         let output = ended(fake.tachyon(command), UNREACHABLE);
         assert!(stderr(&output).contains("tachyond is not connected; start it"), "{}", stderr(&output));
         assert!(stdout(&output).is_empty());
@@ -169,7 +171,39 @@ fn routes_name_their_subscribers_and_topics() {
     assert_eq!(routes["routes"][0]["route_id"], 3);
     assert_eq!(routes["routes"][0]["endpoints"][1], "127.0.0.1:9100");
     let text = stdout(&ended(fake.tachyon(&["routes"]), OK));
-    assert!(text.contains("orders.eu and 1 more") && text.contains("127.0.0.1:9000 127.0.0.1:9100"), "{text}");
+    let subscribers = "127.0.0.1:9000 udp, 127.0.0.1:9100 udp (fell back)";
+    assert!(text.contains("orders.eu and 1 more") && text.contains(subscribers), "{text}");
+    assert_eq!(routes["routes"][0]["lanes"], serde_json::json!(["udp", "udp (fell back)"]));
+}
+
+#[test]
+fn lanes_tell_whose_each_is_and_why_one_is_not_connected() {
+    let fake = Fake::start(Scene::Running);
+    let lanes = json(&ended(fake.tachyon(&["lanes", "--json"]), OK));
+    let expected = serde_json::json!({
+        "worker": 1,
+        "session_id": null,
+        "subscriber": 1,
+        "endpoint": "10.0.0.8:9100",
+        "lane": "rdma_ring",
+        "state": "failed",
+        "why": "the peer does not acknowledge: look at the link and at the peer",
+        "attempts": 10,
+        "fell_back": true,
+    });
+    assert_eq!(lanes["lanes"][1], expected);
+    assert_eq!((&lanes["lanes"][0]["session_id"], &lanes["lanes"][2]["session_id"]), (&65_537.into(), &Value::Null));
+    let expected = "\
+WORKER  WHOSE          ENDPOINT       LANE             STATE                      ATTEMPTS
+     0  session 65537  10.0.0.7:4711  rdma_connection  connected                         0
+     1  subscriber 1   10.0.0.8:9100  rdma_ring        failed (fell back to udp)        10
+     1  nobody known   10.0.0.7:4711  rdma_datagram    connected                         0
+
+worker 1, 10.0.0.8:9100: the peer does not acknowledge: look at the link and at the peer
+";
+    assert_eq!(stdout(&ended(fake.tachyon(&["lanes"]), OK)), expected);
+    let denied = ended(Fake::start(Scene::Denying).tachyon(&["lanes"]), REFUSED);
+    assert!(stderr(&denied).contains("only administrators may"), "{}", stderr(&denied));
 }
 
 #[test]

@@ -109,6 +109,54 @@ fn devices_are_shown_with_how_to_bind_them() {
 }
 
 #[test]
+fn rdma_devices_are_shown_with_why_they_cannot_be_used() {
+    let root = modest();
+    let port = |device: &str, state: &str, layer: &str| {
+        let folder = format!("sys/class/infiniband/{device}/ports/1");
+        write(root.path(), &format!("{folder}/state"), state);
+        write(root.path(), &format!("{folder}/link_layer"), layer);
+        write(root.path(), &format!("{folder}/rate"), "100 Gb/sec (4X EDR)\n");
+        folder
+    };
+    let gid = |folder: &str, entry: u32, address: &str, kind: &str| {
+        write(root.path(), &format!("{folder}/gids/{entry}"), address);
+        write(root.path(), &format!("{folder}/gid_attrs/types/{entry}"), kind);
+        write(root.path(), &format!("{folder}/gid_attrs/ndevs/{entry}"), "eth7\n");
+    };
+    let (own, ipv4) = ("fe80:0000:0000:0000:5054:00ff:fe12:3456", "0000:0000:0000:0000:0000:ffff:0a00:0102");
+    port("ib0", "4: ACTIVE\n", "InfiniBand\n");
+    port("mlx5_0", "1: DOWN\n", "Ethernet\n");
+    gid(&port("mlx5_1", "4: ACTIVE\n", "Ethernet\n"), 0, ipv4, "IB/RoCE v1\n");
+    gid(&port("mlx5_2", "4: ACTIVE\n", "Ethernet\n"), 1, own, "RoCE v2\n");
+    for device in ["mlx5_3", "mlx5_4", "mlx5_5"] {
+        gid(&port(device, "4: ACTIVE\n", "Ethernet\n"), 3, ipv4, "RoCE v2\n");
+    }
+    write(root.path(), "sys/class/infiniband_verbs/uverbs4/ibdev", "mlx5_4\n");
+    write(root.path(), "sys/class/infiniband_verbs/uverbs5/ibdev", "mlx5_5\n");
+    write(root.path(), "dev/infiniband/uverbs5", "");
+    let said: Value = serde_json::from_str(&text(&doctor(root.path(), &["--json"]))).expect("one document");
+    let ports = said["rdma"].as_array().expect("a list");
+    let why = |device: &str| {
+        let port = ports.iter().find(|port| port["device"] == device).expect(device);
+        port["why"].as_str().unwrap_or("usable").to_owned()
+    };
+    for (device, words) in [
+        ("ib0", "InfiniBand"),
+        ("mlx5_0", "no link (1: DOWN)"),
+        ("mlx5_1", "no entry for RoCE v2"),
+        ("mlx5_2", "ip address add ADDRESS/BITS dev eth7"),
+        ("mlx5_3", "modprobe ib_uverbs"),
+        ("mlx5_4", "there is no /dev/infiniband/uverbs4"),
+        ("mlx5_5", "usable"),
+    ] {
+        assert!(why(device).contains(words), "{device}: {}", why(device));
+    }
+    assert_eq!(ports[6]["addresses"], serde_json::json!(["10.0.1.2"]));
+    let shown = text(&doctor(root.path(), &[]));
+    assert!(shown.contains("mlx5_5 port 1, eth7, 10.0.1.2, 100 Gb/sec (4X EDR): usable"), "{shown}");
+}
+
+#[test]
 fn this_machine_is_examined_without_an_error() {
     let output = Command::new(env!("CARGO_BIN_EXE_tachyon")).args(["doctor", "--json"]).output().expect("it runs");
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -1,7 +1,7 @@
 //! The machine as its `/proc` and `/sys` tell it, below one root folder, so that a test can put a machine of its own there.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -53,6 +53,11 @@ impl Host {
 
     pub(crate) fn exists(&self, path: &str) -> bool {
         self.path(path).exists()
+    }
+
+    /// Whether this user may read and write a file, such as a device's.
+    pub(crate) fn opens(&self, path: &str) -> io::Result<()> {
+        fs::OpenOptions::new().read(true).write(true).open(self.path(path)).map(drop)
     }
 
     /// The word in brackets of a choice such as `always [madvise] never`.

@@ -150,6 +150,7 @@ fn stats(reads: u64) -> v1::StatsResponse {
         given: 3_700 * reads - 5,
         refused: 100 * reads,
         endpoints: vec!["127.0.0.1:9000".to_owned(), "127.0.0.1:9100".to_owned()],
+        lanes: vec!["udp".to_owned(), "udp (fell back)".to_owned()],
     };
     v1::StatsResponse {
         boot_id: BOOT_ID.to_owned(),
@@ -247,6 +248,31 @@ fn ports() -> Vec<v1::Port> {
     vec![east, west]
 }
 
+/// One of each kind of owner; one failed and fell back.
+fn lanes() -> Vec<v1::LaneStatus> {
+    use v1::lane_status::Owner;
+    let stands = v1::LaneStatus {
+        worker: 0,
+        owner: Some(Owner::SessionId(65_537)),
+        endpoint: "10.0.0.7:4711".to_owned(),
+        lane: v1::Lane::RdmaConnection.into(),
+        state: "connected".to_owned(),
+        ..Default::default()
+    };
+    let failed = v1::LaneStatus {
+        worker: 1,
+        owner: Some(Owner::Subscriber(1)),
+        endpoint: "10.0.0.8:9100".to_owned(),
+        lane: v1::Lane::RdmaRing.into(),
+        state: "failed".to_owned(),
+        why: "the peer does not acknowledge: look at the link and at the peer".to_owned(),
+        attempts: 10,
+        fell_back: true,
+    };
+    let strange = v1::LaneStatus { owner: None, lane: v1::Lane::RdmaDatagram.into(), worker: 1, ..stands.clone() };
+    vec![stands, failed, strange]
+}
+
 #[tonic::async_trait]
 impl Control for Answers {
     async fn open_session(
@@ -335,6 +361,18 @@ impl Control for Answers {
     async fn list_ports(&self, _: Request<v1::ListPortsRequest>) -> Result<Response<v1::ListPortsResponse>, Status> {
         self.node_or_unavailable()?;
         Ok(Response::new(v1::ListPortsResponse { ports: ports(), boot_id: BOOT_ID.to_owned() }))
+    }
+
+    async fn connect_lane(
+        &self,
+        _: Request<v1::ConnectLaneRequest>,
+    ) -> Result<Response<v1::ConnectLaneResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn list_lanes(&self, _: Request<v1::ListLanesRequest>) -> Result<Response<v1::ListLanesResponse>, Status> {
+        self.node_or_unavailable()?;
+        Ok(Response::new(v1::ListLanesResponse { lanes: lanes() }))
     }
 
     async fn set_port(&self, call: Request<v1::SetPortRequest>) -> Result<Response<v1::SetPortResponse>, Status> {
