@@ -1,16 +1,19 @@
 //! What a port is opened with.
 
-use crate::device::Secret;
+use crate::{device::Secret, wires::BEAT_NS};
 use std::net::IpAddr;
 
 /// DSCP 26 (AF31) in the high six bits and ECT(0) in the low two: what switches that are set up for RoCE v2 expect in the
 /// lossless class, and what lets them mark instead of drop (DCQCN).
 const TRAFFIC_CLASS_DEFAULT: u8 = 26 << 2 | 0b10;
-/// 3 bits, where 7 is the most: seven times the timeout, then the peer is taken to be gone.
-const RETRY_COUNT_DEFAULT: u8 = 7;
-/// 7 would mean for ever, so that a subscriber that does not receive would hold its buffers for ever; 6 is the most that ends.
-const RNR_RETRY_DEFAULT: u8 = 6;
-/// 4.096 µs × 2^14 = 67 ms until a packet is sent again: above any pause of a loaded switch, and with seven tries half a
+/// Most tries of either kind, of three bits: 7 would mean for ever where a peer has nothing to receive into, and the soft device
+/// (rxe) takes it so for a peer that does not answer too. Then whoever is gone would hold its buffers for ever.
+pub(crate) const RETRIES_MAX: u8 = 6;
+const RETRY_COUNT_DEFAULT: u8 = RETRIES_MAX;
+const RNR_RETRY_DEFAULT: u8 = RETRIES_MAX;
+/// Devices may wait up to four times as long as the timeout says (InfiniBand Architecture, 9.7.6.1.3).
+const TIMEOUT_FACTOR: u64 = 4;
+/// 4.096 µs × 2^14 = 67 ms until a packet is sent again: above any pause of a loaded switch, and with six tries half a
 /// second until a dead peer is seen.
 const TIMEOUT_DEFAULT: u8 = 14;
 /// Code 18 is 5.12 ms (InfiniBand Architecture, table of RNR NAK timer values); six tries are 31 ms, more than a subscriber that
@@ -53,7 +56,7 @@ pub struct VerbsConfig {
     pub traffic_class: u8,
     /// Most bytes of a packet's payload: 256, 512, 1024, 2048 or 4096. The port's own limit counts where it is lower.
     pub mtu_bytes_max: u32,
-    /// Tries after a packet that nobody acknowledged, 0 to 7. Default 7.
+    /// Tries after a packet that nobody acknowledged, 0 to 6; 7 would be for ever with some devices and is taken as 6. Default 6.
     pub retry_count: u8,
     /// Tries after the peer had nothing to receive into, 0 to 6; 7 would be for ever and is taken as 6. Default 6.
     pub rnr_retry: u8,
@@ -125,5 +128,46 @@ impl VerbsConfig {
             offer_ns: 1_000_000_000,
             seed: Secret(seed),
         }
+    }
+
+    /// Beats without a completion after which a device is taken to have forgotten its work: longer than all tries for a peer
+    /// that does not answer and all for one that has nothing to receive into, taking its timer to be like ours.
+    pub(crate) fn silent_beats_max(&self) -> u32 {
+        let tries = |count: u8| u64::from(count.min(RETRIES_MAX)) + 1;
+        let answers_ns = tries(self.retry_count) * TIMEOUT_FACTOR * (4_096 << self.timeout);
+        let receives_ns = tries(self.rnr_retry) * not_ready_ns(self.min_rnr_timer);
+        // One more for the beat that came right behind the work, and one because the last is not whole.
+        u32::try_from((answers_ns + receives_ns) / BEAT_NS).unwrap_or(u32::MAX - 2) + 2
+    }
+}
+
+/// What a code of the InfiniBand table of RNR NAK timer values means.
+const fn not_ready_ns(code: u8) -> u64 {
+    match code {
+        0 => 655_360_000,
+        1 => 10_000,
+        // From here each second one is twice as long, and those between half as long again.
+        code => (10_000 << (code / 2)) * (2 + code as u64 % 2) / 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_waited_for_longer_than_it_may_try() {
+        assert_eq!(
+            [2, 3, 18, 19, 26, 31].map(not_ready_ns),
+            [20_000, 30_000, 5_120_000, 7_680_000, 81_920_000, 491_520_000]
+        );
+        let mut config = VerbsConfig::new([192, 0, 2, 1].into(), ArenaRegion { base: 0, bytes: 0 }, 1);
+        assert_eq!(
+            config.silent_beats_max(),
+            21,
+            "seven times 4 × 67 ms and seven times 5 ms, in tenths of a second, and two"
+        );
+        config.timeout = 31;
+        assert!(config.silent_beats_max() > 2_000_000);
     }
 }

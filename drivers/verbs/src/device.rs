@@ -83,6 +83,8 @@ pub enum Status {
     NoAnswer,
     /// The peer had no memory to receive into at any of the tries.
     NotReady,
+    /// The device told nothing for longer than all its tries may take. No completion says so: whoever waits for one does.
+    Silent,
     /// Anything else, with the number that verbs has for it.
     Fault(u32),
 }
@@ -94,7 +96,7 @@ impl Status {
         match self {
             Self::Good => None,
             Self::Flushed => Some(Reason::TxQpReset),
-            Self::NoAnswer => Some(Reason::TxTimeout),
+            Self::NoAnswer | Self::Silent => Some(Reason::TxTimeout),
             // The subscriber exists and answers; it does not make room.
             Self::NotReady => Some(Reason::TxCongestion),
             Self::Fault(_) => Some(Reason::TxCqError),

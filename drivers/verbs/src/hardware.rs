@@ -1,7 +1,7 @@
 //! Real queue pairs, the cold half: a device opened, its objects made and destroyed, its events read.
 
 use crate::{
-    config::VerbsConfig,
+    config::{RETRIES_MAX, VerbsConfig},
     device::{Fabric, FabricEvent, FabricInfo, Needs, PeerEnd, RingMemory, Secret},
     devices::{self, Context, failed, made},
     posting::{Completions, HardwareDevice},
@@ -386,8 +386,8 @@ impl Fabric for Hardware {
             | sys::IBV_QP_MIN_RNR_TIMER;
         self.modify(pair, &mut attributes, mask, "receive from its peer")?;
         (attributes.qp_state, attributes.sq_psn) = (sys::IBV_QPS_RTS, own_psn);
-        (attributes.timeout, attributes.retry_cnt) = (config.timeout, config.retry_count);
-        attributes.rnr_retry = config.rnr_retry.min(6); // 7 would be for ever
+        (attributes.timeout, attributes.retry_cnt) = (config.timeout, config.retry_count.min(RETRIES_MAX));
+        attributes.rnr_retry = config.rnr_retry.min(RETRIES_MAX);
         let mask = sys::IBV_QP_STATE
             | sys::IBV_QP_TIMEOUT
             | sys::IBV_QP_RETRY_CNT

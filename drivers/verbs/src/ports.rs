@@ -15,7 +15,7 @@ use crate::{
     ring::{Reader, Writer},
     sending::{LaneState, Limits, Sending},
     table::Table,
-    wires::{Counts, DeskWires, Lane, News, Order, WorkerWires, wires},
+    wires::{BEAT_NS, Counts, DeskWires, Lane, News, Order, WorkerWires, wires},
 };
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -89,6 +89,7 @@ pub struct VerbsPorts<F: Fabric = Hardware> {
     errands: Vec<Errand>,
     random: u64,
     pub(crate) now_ns: u64,
+    beaten_ns: u64,
     pub(crate) up: bool,
     pub(crate) lost: bool,
     pub(crate) notes: Vec<String>,
@@ -111,7 +112,8 @@ impl<F: Fabric> VerbsPorts<F> {
         let (random, up) = (config.seed.0, info.up);
         let desks = Vec::new();
         let (errands, notes) = (Vec::new(), Vec::new());
-        let mut ports = Self { fabric, config, info, desks, errands, random, now_ns: 0, up, lost: false, notes };
+        let (now_ns, beaten_ns, lost) = (0, 0, false);
+        let mut ports = Self { fabric, config, info, desks, errands, random, now_ns, beaten_ns, up, lost, notes };
         for worker in 0..ports.config.workers {
             let mut desk = ports.desk(worker)?;
             desk.send_backlog();
@@ -389,6 +391,10 @@ impl<F: Fabric> VerbsPorts<F> {
         while let Some(event) = self.fabric.event() {
             self.heed(event);
         }
+        let beats = now_ns.saturating_sub(self.beaten_ns) >= BEAT_NS;
+        if beats {
+            self.beaten_ns = now_ns;
+        }
         for worker in 0..self.desks.len() {
             self.hear(worker);
             for index in (0..self.desks[worker].connections.len()).rev() {
@@ -396,6 +402,9 @@ impl<F: Fabric> VerbsPorts<F> {
             }
             self.advance_datagrams(worker);
             self.desks[worker].send_backlog();
+            if beats {
+                self.desks[worker].beat();
+            }
         }
     }
 
@@ -559,6 +568,14 @@ impl<F: Fabric> Desk<F> {
         }
     }
 
+    /// One beat for a worker that took everything of before: for one that stands still they shall not pile up.
+    fn beat(&mut self) {
+        let orders = &mut self.wires.orders;
+        if self.backlog.is_empty() && orders.slots() == orders.buffer().capacity() {
+            let _ = orders.push(Order::Beat); // there is room
+        }
+    }
+
     fn route(&mut self, to: Endpoint, by: Lane<Address<F>>) -> Result<(), PortError> {
         let is_datagram = matches!(by, Lane::Datagram { .. });
         if let Some((lane, _)) = self.lanes.remove(&key(&to)) {
@@ -589,6 +606,7 @@ fn why(status: Status) -> String {
         Status::Good => "nothing".to_owned(),
         Status::Flushed => "the queue pair went into error by itself".to_owned(),
         Status::NoAnswer => "the peer does not acknowledge: look at the link and at the peer".to_owned(),
+        Status::Silent => "the device completes nothing of what it was given: it lost track of it".to_owned(),
         Status::NotReady => "the peer has nothing to receive into: is its worker running?".to_owned(),
         Status::Fault(u32::MAX) => "the device refused to take work".to_owned(),
         Status::Fault(number) => format!("completion status {number}: look it up under ibv_wc_status"),
@@ -613,8 +631,8 @@ fn check(config: &VerbsConfig) -> Result<(), PortError> {
     need(config.shard_count.is_power_of_two(), "shard_count: choose a power of two");
     need(config.receive_offset_bytes <= 1_024, "receive_offset_bytes: choose at most 1024");
     need(
-        config.retry_count <= 7 && config.timeout <= 31 && config.min_rnr_timer <= 31,
-        "retry_count is at most 7, timeout and min_rnr_timer 31",
+        config.retry_count <= 7 && (1..=31).contains(&config.timeout) && config.min_rnr_timer <= 31,
+        "retry_count is at most 7, timeout 1 to 31 and min_rnr_timer at most 31",
     );
     if wrong.is_empty() { Ok(()) } else { Err(PortError(format!("verbs: {}", wrong.join("; ")))) }
 }
@@ -678,12 +696,14 @@ impl<F: Fabric> Port for VerbsSeat<F> {
                 send_depth: config.send_depth,
                 signal_interval: config.signal_interval,
                 inline_bytes: config.inline_bytes,
+                silent_beats_max: config.silent_beats_max(),
             },
             items_per_lane_max: config.items_per_lane_max,
             frame_bytes_max: self.info.mtu_bytes,
             shard_count: config.shard_count,
             v4: self.info.gid[..12] == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff],
             starved: 0,
+            beat: false,
         };
         queue.receives.fill(&mut queue.device, pool);
         Ok(queue)

@@ -5,7 +5,10 @@ use crate::{
     devices::{failed, made},
     hardware::{AddressHandle, Opened, QueuePair, Queues, RingRegion},
 };
-use core::{mem, ptr};
+use core::{
+    mem::{self, MaybeUninit},
+    ptr,
+};
 use std::{sync::Arc, time::Duration};
 use tachyon_driver_api::{BURST_MAX, PortError};
 use tachyon_driver_verbs_sys as sys;
@@ -151,13 +154,15 @@ impl HardwareDevice {
     fn poll_copied(&self, into: &mut CompletedBatch) {
         let queue = self.queues.completions.queue();
         let room = into.remaining_capacity();
-        // SAFETY: zeros are a value of this plain structure; the provider fills at most as many as it is told. This is
+        // Not zeroed: three kilobytes would be written for each poll that finds nothing.
+        let mut found = [const { MaybeUninit::<sys::ibv_wc>::uninit() }; BURST_MAX];
+        // SAFETY: the provider fills as many as it says, at most as many as it is told, and no others are read. This is
         // `ibv_poll_cq` without its wrapper.
         unsafe {
-            let mut found: [sys::ibv_wc; BURST_MAX] = mem::zeroed();
             let poll = (*(*queue).context).ops.poll_cq.unwrap_unchecked();
-            let count = poll(queue, i32::try_from(room.min(BURST_MAX)).unwrap_or(0), found.as_mut_ptr());
+            let count = poll(queue, i32::try_from(room.min(BURST_MAX)).unwrap_or(0), found.as_mut_ptr().cast());
             for one in &found[..usize::try_from(count).unwrap_or(0)] {
+                let one = one.assume_init_ref();
                 let with_immediate = one.wc_flags & sys::IBV_WC_WITH_IMM != 0;
                 into.push(Completed {
                     id: one.wr_id,
@@ -238,12 +243,16 @@ impl Device for HardwareDevice {
     #[inline]
     unsafe fn receive(&mut self, receives: &[Receive]) -> usize {
         let count = receives.len().min(BURST_MAX);
-        // SAFETY: zeros are a value of these plain structures. They form a list that lives through the call, which is
-        // `ibv_post_srq_recv` without its wrapper; the caller promised the memory.
+        if count == 0 {
+            return 0;
+        }
+        let mut pieces = [const { MaybeUninit::<sys::ibv_sge>::uninit() }; BURST_MAX];
+        let mut requests = [const { MaybeUninit::<sys::ibv_recv_wr>::uninit() }; BURST_MAX];
+        let first_piece = pieces.as_mut_ptr().cast::<sys::ibv_sge>();
+        let first = requests.as_mut_ptr().cast::<sys::ibv_recv_wr>();
+        // SAFETY: the first `count` of each are written before they are read, and form a list that lives through the call, which
+        // is `ibv_post_srq_recv` without its wrapper; the caller promised the memory.
         unsafe {
-            let mut pieces: [sys::ibv_sge; BURST_MAX] = mem::zeroed();
-            let mut requests: [sys::ibv_recv_wr; BURST_MAX] = mem::zeroed();
-            let (first_piece, first) = (pieces.as_mut_ptr(), requests.as_mut_ptr());
             for (at, receive) in receives[..count].iter().enumerate() {
                 *first_piece.add(at) = sys::ibv_sge { addr: receive.address, length: receive.len, lkey: self.lkey };
                 let next = if at + 1 < count { first.add(at + 1) } else { ptr::null_mut() };

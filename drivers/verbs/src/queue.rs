@@ -11,7 +11,7 @@ use crate::{
     flight::Flight,
     receives::{ROUTE_HEADER_BYTES, Receives, sender},
     ring::Said,
-    sending::{Flushed, LaneState, Limits, Sending, State, Tools},
+    sending::{Beaten, Flushed, LaneState, Limits, Sending, State, Tools},
     table::Table,
     wires::{Count, Counts, Lane, News, Order, WorkerWires},
 };
@@ -53,6 +53,8 @@ pub struct VerbsQueue<D: Device> {
     pub(crate) shard_count: u16,
     pub(crate) v4: bool,
     pub(crate) starved: u64,
+    /// A beat came and was not heeded yet.
+    pub(crate) beat: bool,
 }
 
 macro_rules! tools {
@@ -123,19 +125,18 @@ impl<D: Device> VerbsQueue<D> {
             sending.listed = false;
             self.listed.swap_remove(at);
             match flushed {
-                Flushed::GaveUp => self.counts.add(Count::Stalled),
                 Flushed::Refused => self.failed(pair, Status::Fault(u32::MAX)),
                 Flushed::Empty | Flushed::Waiting => {}
             }
         }
     }
 
-    /// Fetches completions once and sorts them; returns how many.
+    /// Fetches completions once and sorts them.
     #[inline]
-    fn poll(&mut self) -> usize {
+    fn poll(&mut self) {
         let mut batch = CompletedBatch::new();
         if self.arrived.capacity() - self.arrived.len() < batch.capacity() {
-            return 0; // whoever does not fetch what arrived gets nothing more
+            return; // whoever does not fetch what arrived gets nothing more
         }
         self.device.poll(&mut batch);
         // After the poll: a peer sends only once our side was told to be ready, so the order for what arrived is there by now.
@@ -153,7 +154,26 @@ impl<D: Device> VerbsQueue<D> {
                 self.failed(pair, status);
             }
         }
-        batch.len()
+        // After what completed, which may be what was waited for.
+        if self.beat {
+            self.heed_beat();
+        }
+    }
+
+    #[cold]
+    fn heed_beat(&mut self) {
+        self.beat = false;
+        for pair in 0..self.pairs.len() as u16 {
+            match self.pairs[usize::from(pair)].beat(pair, &mut tools!(self)) {
+                Beaten::Fine => {}
+                Beaten::GaveUp => self.counts.add(Count::Stalled),
+                Beaten::Refused => self.failed(pair, Status::Fault(u32::MAX)),
+                Beaten::Silent => {
+                    self.counts.add(Count::Silent);
+                    self.failed(pair, Status::Silent);
+                }
+            }
+        }
     }
 
     #[cold]
@@ -243,12 +263,12 @@ impl<D: Device> VerbsQueue<D> {
 
     /// Tells peers which slots of their rings are free.
     #[inline]
-    fn tell_credits(&mut self, quiet: bool) {
+    fn tell_credits(&mut self) {
         for at in 0..self.readers.len() {
             let pair = self.readers[at];
             let sending = &mut self.pairs[usize::from(pair)];
-            if !sending.tell_credits(pair, quiet, &mut self.device, self.limits.send_depth) {
-                sending.refuse(&mut tools!(self));
+            if !sending.tell_credits(pair, &mut self.device, self.limits.send_depth) {
+                sending.stop(&mut tools!(self));
                 self.failed(pair, Status::Fault(u32::MAX));
             }
         }
@@ -315,6 +335,7 @@ impl<D: Device> VerbsQueue<D> {
                     self.draining.push(pair);
                 }
             }
+            Order::Beat => self.beat = true,
             Order::Reset { pair } => {
                 self.readers.retain(|one| *one != pair);
                 self.draining.retain(|one| *one != pair);
@@ -355,7 +376,9 @@ fn copy_slot(from: u64, len: u32, buffer: &mut Buffer) {
 impl<D: Device> RxQueue for VerbsQueue<D> {
     #[inline]
     fn rx_burst(&mut self, pool: &mut Pool, into: &mut RxBatch) -> usize {
-        let polled = if into.is_full() { 0 } else { self.poll() };
+        if !into.is_full() {
+            self.poll();
+        }
         if !self.draining.is_empty() || !self.retiring.is_empty() {
             self.chores();
         }
@@ -363,7 +386,7 @@ impl<D: Device> RxQueue for VerbsQueue<D> {
             self.flush();
         }
         if !self.readers.is_empty() {
-            self.tell_credits(polled == 0);
+            self.tell_credits();
         }
         let count = self.arrived.len().min(into.remaining_capacity());
         into.extend(self.arrived.drain(..count));
@@ -378,7 +401,7 @@ impl<D: Device> RxQueue for VerbsQueue<D> {
         self.poll();
         self.chores();
         self.flush();
-        self.tell_credits(true);
+        self.tell_credits();
         if ns > 0 && self.arrived.is_empty() && self.done.is_empty() {
             self.device.sleep(ns);
         }

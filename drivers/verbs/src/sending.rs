@@ -10,9 +10,9 @@ use std::collections::VecDeque;
 use tachyon_driver_api::Completion;
 use tachyon_wire::{Endpoint, Reason};
 
-/// Turns in which a queue pair takes nothing of what is pending before that ends as `E_TX_TIMEOUT`: some tenths of a second
-/// of a polling worker. Only a ring whose reader stands still gets there; a device that stands still is seen by itself.
-pub(crate) const STALL_TURNS: u32 = 1 << 20;
+/// Beats of the cold side's clock in which a queue pair takes nothing of what is pending before that ends as `E_TX_TIMEOUT`: some
+/// tenths of a second, however fast a worker's turns are. Only a ring whose reader stands still gets there.
+const STALL_BEATS: u32 = 4;
 
 /// Whether a queue pair can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +43,11 @@ pub(crate) struct Sending<D: Device> {
     posted: List,
     /// Since the last one that asked for a completion.
     unsignalled: u32,
-    stalled_turns: u32,
+    /// Beats since something pending was posted.
+    stalled_beats: u32,
+    /// The oldest at the last beat, and beats since it was another.
+    watched: u32,
+    silent_beats: u32,
     pub(crate) drained_told: bool,
     /// In the queue's list of those with something to post.
     pub(crate) listed: bool,
@@ -64,6 +68,8 @@ pub(crate) struct Limits {
     pub(crate) send_depth: u32,
     pub(crate) signal_interval: u32,
     pub(crate) inline_bytes: u32,
+    /// Beats without a completion after which a device is taken to have forgotten what it was given.
+    pub(crate) silent_beats_max: u32,
 }
 
 /// A lane as the worker sees it.
@@ -81,10 +87,21 @@ pub(crate) enum Flushed {
     Empty,
     /// Something is.
     Waiting,
+    /// The device refused; the queue pair failed.
+    Refused,
+}
+
+/// What a beat found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Beaten {
+    /// It goes on, or there is nothing that could.
+    Fine,
     /// Nothing was taken for so long that what was pending was given up.
     GaveUp,
     /// The device refused; the queue pair failed.
     Refused,
+    /// The device completed nothing for so long that it will not; the queue pair failed.
+    Silent,
 }
 
 impl<D: Device> Sending<D> {
@@ -102,7 +119,9 @@ impl<D: Device> Sending<D> {
             pending: List::EMPTY,
             posted: List::EMPTY,
             unsignalled: 0,
-            stalled_turns: 0,
+            stalled_beats: 0,
+            watched: 0,
+            silent_beats: 0,
             drained_told: false,
             listed: false,
         }
@@ -144,18 +163,9 @@ impl<D: Device> Sending<D> {
         // Taken out while it is used, because that is cheaper than counting its owners up and down.
         let handle = if most > 0 { self.handle.take() } else { None };
         let Some(handle) = handle else {
-            self.stalled_turns += 1;
-            if self.stalled_turns < STALL_TURNS {
-                return Flushed::Waiting;
-            }
-            self.give_up(tools, Reason::TxTimeout);
-            // A peer that is gone is seen only by sending it something, and its full ring takes no frames.
-            let asked = self.out.is_none()
-                || self.room(tools.limits.send_depth) == 0
-                || self.say(pair, Said::Probe, tools.device);
-            return if asked { Flushed::GaveUp } else { self.refuse(tools) };
+            return Flushed::Waiting;
         };
-        self.stalled_turns = 0;
+        self.stalled_beats = 0;
         let before = (self.next, self.pending.head().map_or(0, |place| tools.flight.is_cut(place)));
         tools.device.start(&handle);
         let whole = self.push(pair, &handle, most, tools);
@@ -163,7 +173,8 @@ impl<D: Device> Sending<D> {
         self.handle = Some(handle);
         if !taken {
             self.take_back(before, tools);
-            return self.refuse(tools);
+            self.stop(tools);
+            return Flushed::Refused;
         }
         for _ in 0..whole {
             tools.flight.posted(&mut self.pending, &mut self.posted);
@@ -223,8 +234,8 @@ impl<D: Device> Sending<D> {
 
     /// Posts the total of slots released, if it is time to and there is room. False: the device refused.
     #[inline]
-    pub(crate) fn tell_credits(&mut self, pair: u16, quiet: bool, device: &mut D, send_depth: u32) -> bool {
-        let Some(total) = self.into.as_ref().and_then(|ring| ring.due(quiet)) else { return true };
+    pub(crate) fn tell_credits(&mut self, pair: u16, device: &mut D, send_depth: u32) -> bool {
+        let Some(total) = self.into.as_ref().and_then(Reader::due) else { return true };
         if self.state != State::Ready || self.room(send_depth) == 0 {
             return true;
         }
@@ -286,6 +297,38 @@ impl<D: Device> Sending<D> {
         }
     }
 
+    /// A beat of the cold side's clock: what does not go on is given up. No time is read for that, and a worker that stands still
+    /// itself gets no beats, so it takes nobody for silent whom it did not ask.
+    ///
+    /// Devices are to end all that they were given, well or by a limit of theirs. The soft device of Linux 6.1 does not: after a
+    /// link was down it can lose the timer of a queue pair and with it everything that waits for an acknowledgement.
+    #[cold]
+    pub(crate) fn beat(&mut self, pair: u16, tools: &mut Tools<'_, D>) -> Beaten {
+        if self.state != State::Ready {
+            return Beaten::Fine;
+        }
+        let goes_on = !self.is_in_flight() || self.oldest != self.watched;
+        self.silent_beats = if goes_on { 0 } else { self.silent_beats + 1 };
+        self.watched = self.oldest;
+        if self.silent_beats >= tools.limits.silent_beats_max {
+            self.stop(tools);
+            return Beaten::Silent;
+        }
+        self.stalled_beats = if self.pending.head().is_some() { self.stalled_beats + 1 } else { 0 };
+        if self.stalled_beats < STALL_BEATS {
+            return Beaten::Fine;
+        }
+        self.give_up(tools, Reason::TxTimeout);
+        // A peer that is gone is seen only by sending it something, and its full ring takes no frames.
+        let asked =
+            self.out.is_none() || self.room(tools.limits.send_depth) == 0 || self.say(pair, Said::Probe, tools.device);
+        if asked {
+            return Beaten::GaveUp;
+        }
+        self.stop(tools);
+        Beaten::Refused
+    }
+
     /// Sends nothing more: what is pending ends, what is posted goes on until it completed.
     #[cold]
     pub(crate) fn stop(&mut self, tools: &mut Tools<'_, D>) {
@@ -304,7 +347,7 @@ impl<D: Device> Sending<D> {
             completion.error = completion.error.or(Some(reason));
             tools.end(completion, lane);
         }
-        self.stalled_turns = 0;
+        self.stalled_beats = 0;
     }
 
     /// The device took nothing of a burst: what was cut for it ends, and what was cut before waits for its completion.
@@ -320,13 +363,6 @@ impl<D: Device> Sending<D> {
         }
     }
 
-    /// The device takes no work.
-    #[cold]
-    pub(crate) fn refuse(&mut self, tools: &mut Tools<'_, D>) -> Flushed {
-        self.stop(tools);
-        Flushed::Refused
-    }
-
     /// The queue pair was reset: what was in flight ended with it.
     #[cold]
     pub(crate) fn reset(&mut self, tools: &mut Tools<'_, D>) -> Option<Reader<D::Ring>> {
@@ -337,7 +373,8 @@ impl<D: Device> Sending<D> {
         }
         // 15 bits: the highest says that an identity is a receive's.
         self.generation = (self.generation + 1) & 0x7fff;
-        (self.next, self.oldest, self.unsignalled, self.stalled_turns) = (0, 0, 0, 0);
+        (self.next, self.oldest, self.unsignalled, self.watched) = (0, 0, 0, 0);
+        self.silent_beats = 0;
         (self.state, self.out) = (State::Idle, None);
         self.into.take()
     }

@@ -73,6 +73,8 @@ struct QueuePair {
     unread: VecDeque<u64>,
     /// How often it was reset.
     life: u32,
+    /// It does nothing more of what it was given, until it is reset.
+    still: bool,
 }
 
 #[derive(Debug)]
@@ -165,6 +167,12 @@ impl World {
         inner.nodes[node].events.push_back(FabricEvent::PairFailed { qpn, why: "broken from outside".to_owned() });
     }
 
+    /// Has a queue pair forget what it has to do: nothing of it ends any more, neither well nor badly. The soft device does that
+    /// when it loses a timer.
+    pub fn stand_still(&self, qpn: u32) {
+        self.lock().pairs.iter_mut().filter(|pair| pair.qpn == qpn).for_each(|pair| pair.still = true);
+    }
+
     /// Takes the link of the node with this address down or up, as far as its device says so.
     pub fn set_link(&self, gid: [u8; 16], up: bool) {
         let event = if up { FabricEvent::PortUp } else { FabricEvent::PortDown };
@@ -230,7 +238,7 @@ impl Inner {
     /// Does what every queue pair can do now.
     fn progress(&mut self) {
         for at in 0..self.pairs.len() {
-            if self.pairs[at].sends.is_empty() || self.chance(self.faults.delay) {
+            if self.pairs[at].sends.is_empty() || self.pairs[at].still || self.chance(self.faults.delay) {
                 continue;
             }
             while let Some(&(work, target)) = self.pairs[at].sends.front() {
@@ -435,6 +443,7 @@ impl StubFabric {
             ring: None,
             unread: VecDeque::with_capacity(1 << 15),
             life: 0,
+            still: false,
         });
         qpn
     }
@@ -512,6 +521,7 @@ impl Fabric for StubFabric {
         pair.unread.clear();
         // What completed stays in the completion queue: some devices take it out, and some do not.
         pair.life += 1;
+        pair.still = false;
         Ok(())
     }
 

@@ -11,6 +11,9 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use rtrb::{Consumer, Producer, RingBuffer};
 use tachyon_wire::Endpoint;
 
+/// Time between two beats, by which workers, who have no clock, see that something does not go on.
+pub(crate) const BEAT_NS: u64 = 100_000_000;
+
 /// What the cold side tells a worker.
 #[derive(Debug)]
 pub(crate) enum Order<D: Device> {
@@ -24,6 +27,8 @@ pub(crate) enum Order<D: Device> {
     Stop { pair: u16 },
     /// A queue pair was reset: what is still in flight on it will not complete.
     Reset { pair: u16 },
+    /// Some time has passed: see [`BEAT_NS`].
+    Beat,
 }
 
 /// How a destination is reached.
@@ -88,11 +93,12 @@ pub(crate) enum Count {
     Unreachable,
     Congested,
     Stalled,
+    Silent,
     PairsFailed,
 }
 
 impl Count {
-    pub(crate) const ALL: [(Self, &str); 12] = [
+    pub(crate) const ALL: [(Self, &str); 13] = [
         (Self::NoImmediate, "refused_no_immediate"),
         (Self::BadImmediate, "refused_bad_immediate"),
         (Self::BadRouteHeader, "refused_bad_route_header"),
@@ -104,6 +110,7 @@ impl Count {
         (Self::Unreachable, "items_unreachable"),
         (Self::Congested, "items_congested"),
         (Self::Stalled, "items_stalled"),
+        (Self::Silent, "pairs_silent"),
         (Self::PairsFailed, "pairs_failed"),
     ];
 }

@@ -206,9 +206,14 @@ fn a_peer_that_goes_while_its_ring_is_full_is_noticed() {
     us.receive(0);
     assert_eq!(us.ended(0).len(), 4, "four slots");
     peers[0].ports.reset(0, US).unwrap();
-    // Nothing is in flight, so only the probe can find out. This many turns are a moment of a polling worker.
+    // Nothing is in flight, so only the probe can find out. How many turns a worker makes meanwhile means nothing.
+    for _ in 0..10_000 {
+        us.receive(0);
+    }
+    assert_eq!(us.ended(0), []);
     let mut ended = Vec::new();
-    for _ in 0..(1 << 20) + 10 {
+    for _ in 0..500 {
+        us.tick();
         us.receive(0);
         ended.extend(us.ended(0));
     }
@@ -217,6 +222,46 @@ fn a_peer_that_goes_while_its_ring_is_full_is_noticed() {
     us.tick();
     assert_ne!(us.state_of(PEERS[0]), "connected");
     assert_eq!(counter(&us, "items_stalled"), 1);
+}
+
+#[test]
+fn a_queue_pair_that_the_device_forgets_ends_and_comes_back() {
+    // What a peer's ring takes is all posted, so nothing is pending that could stall.
+    let ring = Some(RingSize { slots: 128, slot_bytes: MTU });
+    let (world, mut us, mut peers) = three(ring, 5);
+    // Numbers are given in order, from 0x11: the datagram pairs of the three stations, then ours with each peer's.
+    world.stand_still(0x14);
+    let forgotten: Vec<u32> = (0..64).map(|_| us.send(0, 0, PEERS[0], &[1; 64], 64)).collect();
+    let (mut ended, mut on, mut well) = (Vec::new(), 0, 0);
+    for _ in 0..10_000 {
+        us.tick();
+        peers.iter_mut().for_each(Station::tick);
+        on += 1;
+        us.send(0, 0, PEERS[1], &[2; 64], 64);
+        drain(&mut us);
+        for (token, reason) in us.ended(0) {
+            if forgotten.contains(&token) { ended.push(reason) } else { well += usize::from(reason.is_none()) }
+        }
+        peers.iter_mut().for_each(|peer| {
+            drain(peer);
+        });
+        carry(&mut us, &mut peers[0], US, ring);
+        if ended.len() == forgotten.len() && us.state_of(PEERS[0]) == "connected" {
+            break;
+        }
+        if us.now_ns < 1_900_000_000 {
+            assert_eq!(ended, [], "it may still try");
+        }
+    }
+    assert_eq!(ended, vec![Some(Reason::TxQpReset); 64], "each has an end");
+    assert_eq!(well, on, "the other lane goes on");
+    assert!(us.now_ns < 4_000_000_000, "after {} ns", us.now_ns);
+    assert_eq!((counter(&us, "pairs_silent"), us.state_of(PEERS[1])), (1, "connected"));
+    drain(&mut us);
+    let back = us.send(0, 0, PEERS[0], &[3; 64], 64);
+    drain(&mut us);
+    assert_eq!((us.ended(0), drain(&mut peers[0])), (vec![(back, None)], 1));
+    assert!(us.is_whole(0));
 }
 
 #[test]
