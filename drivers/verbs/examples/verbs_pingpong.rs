@@ -4,10 +4,11 @@
 //!
 //! ```text
 //! verbs_pingpong --a rxea:192.0.2.1 --b rxeb:192.0.2.2 [--mode ud|rc|ring] [--test stream|pingpong] [--events]
-//!                [--bytes 64] [--seconds 5] [--limit 60] [--progress] [--pin]
+//!                [--bytes 64] [--seconds 5] [--count N] [--limit 60] [--progress] [--pin]
 //! ```
 //!
-//! Without `--mode` or `--test` it runs all of them. `--events` lets idle workers sleep until the device wakes them, `--progress`
+//! Without `--mode` or `--test` it runs all of them. A test ends after `--seconds`, or after `--count` frames if that is sooner;
+//! `kpps` is what was completed well by the time from the first frame to the last completion. `--events` lets idle workers sleep until the device wakes them, `--progress`
 //! says on stderr every 50 ms how many frames of a stream have arrived, and `--pin` keeps the asking end on processor 0 and the
 //! other on 1, or two polling ends may share one and wait for each other's time slice. A stream is settled before it ends: frames are numbered,
 //! what is on its way is waited for, and `posted` is what `arrived`, `repeated` ones apart, and what is missing. It ends by
@@ -15,6 +16,9 @@
 //! no device, or the limit.
 #![expect(clippy::print_stdout, reason = "printing the result is what it is for")]
 
+mod ends;
+
+use ends::{At, RING, SHARD, Seen, number, port};
 use serde_json::json;
 use std::{
     net::IpAddr,
@@ -22,21 +26,19 @@ use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::{Duration, Instant},
 };
-use tachyon_driver_api::{Buffer, CompletionBatch, Pool, Port, Received, RxBatch, RxQueue, Transmit, TxBatch, TxQueue};
-use tachyon_driver_arena::{Arena, ArenaConfig, Pages};
+use tachyon_driver_api::{Buffer, CompletionBatch, Pool, Received, RxBatch, RxQueue, Transmit, TxBatch, TxQueue};
 use tachyon_driver_verbs::{
-    ArenaRegion, Errand, Hardware, RingSize, VerbsConfig, VerbsPorts, VerbsQueue,
+    Errand, Hardware, RingSize, VerbsConfig, VerbsPorts, VerbsQueue,
     device::{Device, Fabric},
     devices,
     stub::World,
 };
 use tachyon_wire::Endpoint;
 
-const BUFFERS: usize = 1_024;
-/// Room for a path MTU of 4096, and what stands in front.
-const BUFFER_BYTES: u32 = 4_224;
 /// Frames that a stream has on their way at most.
 const WINDOW: usize = 128;
+/// Room in the window before a stream sends again: a worker's bursts are as long as what comes in one turn, and not one frame each.
+const BURST: usize = 32;
 /// One idle wait: short, so that the end of a test is seen.
 const WAIT_NS: u64 = 1_000_000;
 /// How long a ping waits for its pong before it counts as lost: datagrams may be.
@@ -74,8 +76,8 @@ enum Test {
 
 #[derive(Clone, Debug)]
 struct Args {
-    a: (Option<String>, IpAddr),
-    b: (Option<String>, IpAddr),
+    a: At,
+    b: At,
     modes: Vec<Mode>,
     tests: Vec<Test>,
     events: bool,
@@ -84,6 +86,7 @@ struct Args {
     pin: bool,
     bytes: u32,
     seconds: u64,
+    count: u64,
     limit: u64,
 }
 
@@ -91,7 +94,8 @@ fn parse() -> Result<Args, String> {
     let here = |last| (None, IpAddr::from([192, 0, 2, last]));
     let (modes, tests) = (vec![Mode::Ud, Mode::Rc, Mode::Ring], vec![Test::Stream, Test::PingPong]);
     let (events, stub, progress, pin, bytes, seconds, limit) = (false, false, false, false, 64, 5, 60);
-    let mut args = Args { a: here(1), b: here(2), modes, tests, events, stub, progress, pin, bytes, seconds, limit };
+    let (a, b, count) = (here(1), here(2), u64::MAX);
+    let mut args = Args { a, b, modes, tests, events, stub, progress, pin, bytes, seconds, count, limit };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or(format!("{word} needs a value"));
@@ -120,21 +124,12 @@ fn parse() -> Result<Args, String> {
             "--pin" => args.pin = true,
             "--bytes" => args.bytes = u32::try_from(number(value()?)?.clamp(16, 4_096)).unwrap_or(64),
             "--seconds" => args.seconds = number(value()?)?.clamp(1, 3_600),
+            "--count" => args.count = number(value()?)?.max(1),
             "--limit" => args.limit = number(value()?)?.max(1),
             other => return Err(format!("{other} is unknown; see the head of this example")),
         }
     }
     Ok(args)
-}
-
-/// `DEVICE:IP`, or the address alone.
-fn port(text: &str) -> Result<(Option<String>, IpAddr), String> {
-    let wrong = || format!("{text} is no DEVICE:IP");
-    if let Ok(ip) = text.parse() {
-        return Ok((None, ip));
-    }
-    let (device, ip) = text.split_once(':').ok_or_else(wrong)?;
-    Ok((Some(device.to_owned()), ip.parse().map_err(|_| wrong())?))
 }
 
 /// One end: its cold side, and what its worker takes along.
@@ -149,38 +144,21 @@ struct Worker<D: Device> {
     peer: Endpoint,
     events: bool,
     bytes: u32,
+    /// Frames of a test, at most.
+    count: u64,
+    /// What the last turn received. These batches live as long as the worker, as in any loop of its kind: to move their four
+    /// kilobytes about costs an emulated processor more than a message.
+    received: RxBatch,
+    done: CompletionBatch,
+    batch: TxBatch,
 }
 
 impl<F: Fabric> End<F> {
-    fn open(
-        port: &(Option<String>, IpAddr),
-        args: &Args,
-        fabric: impl FnOnce(&VerbsConfig) -> Result<F, String>,
-    ) -> Result<Self, String> {
-        let arena = ArenaConfig {
-            bytes: BUFFERS * BUFFER_BYTES as usize,
-            buffer_bytes: BUFFER_BYTES,
-            pages: Pages::Auto,
-            lock: false,
-            numa_node: None,
-        };
-        let mut arena = Arena::create(arena).map_err(|error| error.to_string())?;
-        let (base, bytes) = arena.region();
-        let region = ArenaRegion { base: base.as_ptr().expose_provenance(), bytes };
-        let mut config = VerbsConfig::new(port.1, region, u64::from(std::process::id()) ^ region.base as u64);
-        config.device.clone_from(&port.0);
-        // Soft devices have short completion queues, and there is one connection.
-        (config.events, config.connections_max) = (args.events, 4);
-        // 82 ms: in an emulated machine a worker stands still for longer than any subscriber should.
-        config.min_rnr_timer = 26;
-        let mut ports = VerbsPorts::with(fabric(&config)?, config).map_err(|error| error.to_string())?;
-        let mut pool = Pool::new(arena.take(BUFFERS).map_err(|error| error.to_string())?);
-        let mut seat = ports.seat(0).ok_or("no seat")?;
-        let queue = seat.open(&[], &mut pool).map_err(|error| error.to_string())?;
-        if seat.info().frame_bytes_max < args.bytes {
-            return Err(format!("--bytes {}: at most {}", args.bytes, seat.info().frame_bytes_max));
-        }
-        let worker = Worker { queue, pool, peer: Endpoint::NONE, events: args.events, bytes: args.bytes };
+    fn open(at: &At, args: &Args, fabric: impl FnOnce(&VerbsConfig) -> Result<F, String>) -> Result<Self, String> {
+        let (ports, queue, pool) = ends::open(at, (args.bytes, args.events), fabric)?;
+        let (peer, events, bytes, count) = (Endpoint::NONE, args.events, args.bytes, args.count);
+        let (received, done, batch) = (RxBatch::new(), CompletionBatch::new(), TxBatch::new());
+        let worker = Worker { queue, pool, peer, events, bytes, count, received, done, batch };
         Ok(Self { ports, worker: Some(worker) })
     }
 }
@@ -203,7 +181,7 @@ fn introduce<F: Fabric>(a: &mut End<F>, b: &mut End<F>, mode: Mode) -> Result<[E
 }
 
 fn ring(mode: Mode) -> Option<RingSize> {
-    (mode == Mode::Ring).then_some(RingSize { slots: 128, slot_bytes: 4_096 })
+    (mode == Mode::Ring).then_some(RING)
 }
 
 /// What a worker found.
@@ -214,86 +192,42 @@ struct Found {
     /// Frames whose completion was good.
     sent: u64,
     received: u64,
-    /// Frames of a stream that came after one with a higher number: they were overtaken, or came twice.
-    out_of_order: u64,
-    /// Frames of a stream that came twice.
-    repeated: u64,
+    seen: Seen,
     failed: u64,
     lost: u64,
     rtts_ns: Vec<u64>,
+    /// From the first frame of a stream to its last completion.
+    took: Duration,
     syscalls: u64,
 }
 
-/// The number that a frame begins with.
-fn number(buffer: &Buffer, offset: u32) -> u64 {
-    let bytes = buffer.bytes()[offset as usize..].first_chunk();
-    bytes.map_or(u64::MAX, |bytes| u64::from_le_bytes(*bytes))
-}
-
-/// Which of the last frames of a stream have come: a bit for each, so that one that comes twice is not taken for two.
-#[derive(Debug)]
-struct Seen {
-    /// One more than the highest number.
-    next: u64,
-    bits: Box<[u64; SEEN / 64]>,
-}
-
-/// Numbers kept: more than ever are on their way, delayed ones included.
-const SEEN: usize = 1 << 16;
-
-impl Default for Seen {
-    fn default() -> Self {
-        Self { next: 0, bits: Box::new([0; SEEN / 64]) }
-    }
-}
-
-impl Seen {
-    fn note(&mut self, number: u64, found: &mut Found) {
-        let place = |number: u64| {
-            let at = usize::try_from(number % SEEN as u64).unwrap_or(0);
-            (at / 64, 1_u64 << (at % 64))
-        };
-        found.out_of_order += u64::from(number < self.next);
-        for skipped in self.next..number.saturating_add(1).min(self.next.saturating_add(SEEN as u64)) {
-            let (word, bit) = place(skipped);
-            self.bits[word] &= !bit; // it stood for an older one
-        }
-        let (word, bit) = place(number);
-        found.repeated += u64::from(self.bits[word] & bit != 0);
-        self.bits[word] |= bit;
-        self.next = self.next.max(number.saturating_add(1));
-    }
-}
-
 fn item(buffer: Buffer, offset: u32, len: u32, destination: Endpoint) -> Transmit {
-    Transmit { buffer, offset, len, stride: len, shard: 0, destination, token: 0 }
+    Transmit { buffer, offset, len, stride: len, shard: SHARD, destination, token: 0 }
 }
 
 impl<D: Device> Worker<D> {
     /// Sends a burst of at most this many frames, the first of which begins with this number; returns how many were taken.
     fn send(&mut self, most: usize, number: u64) -> usize {
-        let mut batch = TxBatch::new();
-        let free = std::iter::from_fn(|| self.pool.get()).take(most.min(batch.capacity()));
+        let free = std::iter::from_fn(|| self.pool.get()).take(most.min(self.batch.capacity()));
         for (mut buffer, number) in free.zip(number..) {
             buffer.bytes_mut()[64..72].copy_from_slice(&number.to_le_bytes());
-            batch.push(item(buffer, 64, self.bytes, self.peer));
+            self.batch.push(item(buffer, 64, self.bytes, self.peer));
         }
-        self.give(&mut batch)
+        self.give()
     }
 
-    fn give(&mut self, batch: &mut TxBatch) -> usize {
-        let taken = self.queue.tx_burst(batch);
-        batch.drain(..).for_each(|item| self.pool.put(item.buffer));
+    fn give(&mut self) -> usize {
+        let taken = self.queue.tx_burst(&mut self.batch);
+        self.batch.drain(..).for_each(|item| self.pool.put(item.buffer));
         taken
     }
 
-    /// One turn: what arrived, and what ended well and badly.
-    fn turn(&mut self) -> (RxBatch, u64, u64) {
-        let (mut batch, mut done) = (RxBatch::new(), CompletionBatch::new());
-        self.queue.rx_burst(&mut self.pool, &mut batch);
-        self.queue.completions(&mut done);
+    /// One turn: `received` has what arrived, and the numbers are of what ended well and badly.
+    fn turn(&mut self) -> (u64, u64) {
+        self.queue.rx_burst(&mut self.pool, &mut self.received);
+        self.queue.completions(&mut self.done);
         let (mut well, mut badly) = (0, 0);
-        for completion in done {
+        for completion in self.done.drain(..) {
             if completion.error.is_none() {
                 well += 1
             } else {
@@ -301,37 +235,37 @@ impl<D: Device> Worker<D> {
             }
             self.pool.put(completion.buffer);
         }
-        if batch.is_empty() && well + badly == 0 && self.events {
+        if self.received.is_empty() && well + badly == 0 && self.events {
             self.queue.wait(WAIT_NS);
         }
-        (batch, well, badly)
+        (well, badly)
     }
 
     /// The other end: gives every frame back, or only counts them.
     fn serve(&mut self, test: Test, signs: &Signs) -> Found {
         let mut found = Found::default();
-        let mut seen = Seen::default();
         let mut last = Instant::now();
         while !signs.settled.load(Ordering::Relaxed) || last.elapsed() < QUIET {
-            let (batch, well, badly) = self.turn();
+            let (well, badly) = self.turn();
             (found.sent, found.failed) = (found.sent + well, found.failed + badly);
-            if !batch.is_empty() {
-                last = Instant::now();
+            if self.received.is_empty() {
+                continue;
             }
-            let mut back = TxBatch::new();
-            for Received { buffer, offset, len, .. } in batch {
+            last = Instant::now();
+            for Received { buffer, offset, len, .. } in self.received.drain(..) {
                 found.received += 1;
                 match test {
                     Test::Stream => {
-                        seen.note(number(&buffer, offset), &mut found);
+                        found.seen.note(number(&buffer, offset));
                         self.pool.put(buffer);
                     }
                     // Received bytes go back as they are, out of the same buffer.
-                    Test::PingPong => back.push(item(buffer, offset, len, self.peer)),
+                    Test::PingPong => self.batch.push(item(buffer, offset, len, self.peer)),
                 }
             }
             signs.arrived.store(found.received, Ordering::Relaxed);
-            found.lost += (back.len() - self.give(&mut back)) as u64;
+            let back = self.batch.len();
+            found.lost += (back - self.give()) as u64;
         }
         found.syscalls = self.queue.stats().syscalls;
         found
@@ -341,17 +275,22 @@ impl<D: Device> Worker<D> {
     fn stream(&mut self, signs: &Signs) -> Found {
         let (mut found, mut out) = (Found::default(), 0);
         let mut stopped: Option<Instant> = None;
+        let start = Instant::now();
         while stopped.is_none_or(|since| out > 0 && since.elapsed() < SETTLE) {
-            if signs.stop.load(Ordering::Relaxed) {
+            if signs.stop.load(Ordering::Relaxed) || found.posted >= self.count {
                 stopped.get_or_insert_with(Instant::now);
-            } else {
-                let taken = self.send(WINDOW - out, found.posted);
+            } else if WINDOW - out >= BURST {
+                let left = usize::try_from(self.count - found.posted).unwrap_or(WINDOW);
+                let taken = self.send((WINDOW - out).min(left), found.posted);
                 (found.posted, out) = (found.posted + taken as u64, out + taken);
             }
-            let (batch, well, badly) = self.turn();
-            batch.into_iter().for_each(|received| self.pool.put(received.buffer));
+            let (well, badly) = self.turn();
+            self.received.drain(..).for_each(|received| self.pool.put(received.buffer));
             (found.sent, found.failed) = (found.sent + well, found.failed + badly);
             out -= usize::try_from(well + badly).unwrap_or(out).min(out);
+            if well > 0 {
+                found.took = start.elapsed();
+            }
         }
         found.syscalls = self.queue.stats().syscalls;
         found
@@ -362,17 +301,17 @@ impl<D: Device> Worker<D> {
         let stop = &signs.stop;
         let mut found = Found::default();
         let mut number = 0_u64;
-        while !stop.load(Ordering::Relaxed) {
+        while !stop.load(Ordering::Relaxed) && number < self.count {
             number += 1;
             let start = Instant::now();
             let taken = self.send(1, number) as u64;
             (found.posted, found.failed) = (found.posted + taken, found.failed + 1 - taken);
             let mut back = false;
             while !back && !stop.load(Ordering::Relaxed) && start.elapsed() < LOST {
-                let (batch, well, badly) = self.turn();
+                let (well, badly) = self.turn();
                 (found.sent, found.failed) = (found.sent + well, found.failed + badly);
-                for received in batch {
-                    back |= self::number(&received.buffer, received.offset) == number;
+                for received in self.received.drain(..) {
+                    back |= ends::number(&received.buffer, received.offset) == number;
                     found.received += 1;
                     self.pool.put(received.buffer);
                 }
@@ -480,7 +419,7 @@ where
     let missing = a.ports.close(0, client.queue, &mut client.pool) + b.ports.close(0, server.queue, &mut server.pool);
     found.rtts_ns.sort_unstable();
     let arrived = if test == Test::Stream { served.received } else { found.rtts_ns.len() as u64 };
-    let seconds = f64::from(u32::try_from(args.seconds).unwrap_or(1));
+    let per_ms = |count: u64, took: Duration| count as f64 / took.as_secs_f64().max(1e-9) / 1_000.0;
     println!(
         "{}",
         json!({
@@ -489,14 +428,15 @@ where
             "events": args.events,
             "bytes": args.bytes,
             "seconds": args.seconds,
-            "kpps": f64::from(u32::try_from(arrived).unwrap_or(u32::MAX)) / seconds / 1_000.0,
+            "kpps": per_ms(found.sent, found.took),
+            "min_us": percentile(&found.rtts_ns, 0),
             "p50_us": percentile(&found.rtts_ns, 50),
             "p99_us": percentile(&found.rtts_ns, 99),
             "posted": found.posted,
             "sent": found.sent,
             "arrived": arrived,
-            "out_of_order": served.out_of_order,
-            "repeated": served.repeated,
+            "out_of_order": served.seen.out_of_order,
+            "repeated": served.seen.repeated,
             "failed": found.failed + served.failed,
             "lost": found.lost,
             "syscalls": found.syscalls + served.syscalls,
@@ -515,14 +455,14 @@ fn all(args: &Args) -> Result<bool, String> {
         for &test in &args.tests {
             good &= if args.stub {
                 let world = World::new(1);
-                let open = |port: &(Option<String>, IpAddr)| {
+                let open = |port: &At| {
                     let IpAddr::V4(ip) = port.1 else { return Err("--stub has IPv4 only".to_owned()) };
                     let gid = ip.to_ipv6_mapped().octets();
                     End::open(port, args, |config| Ok(world.fabric(gid, 4_096, config.arena)))
                 };
                 run(args, mode, test, [open(&args.a)?, open(&args.b)?])?
             } else {
-                let open = |port: &(Option<String>, IpAddr)| {
+                let open = |port: &At| {
                     End::open(port, args, |config| Hardware::open(config).map_err(|error| error.to_string()))
                 };
                 run(args, mode, test, [open(&args.a)?, open(&args.b)?])?
