@@ -34,19 +34,20 @@ on_wire() {
     row="$1 $2 $3"
     shift 3
     before=$(wire)
-    "$@" || say failed "$row" "$*" # the row then lacks a run, and a later one takes its place
+    "$@" || say failed "$row" "$*" # the row then lacks a run
     say wire "$row" $before $(wire)
 }
 
 listens() { grep -q ':4853 .* 0A ' /proc/net/tcp; } # port 18515, perftest's own
-# Both sides poll, ours and theirs, so each has a processor (the masks are 1 and 2): two that share one wait for each other's
-# time slice, and the scheduler would be measured.
-# Runs both sides of a perftest program and says the last line of figures: MODE BYTES PROGRAM [words].
+# Runs both sides of a perftest program and says the last line of figures: MODE BYTES PROGRAM [words]. Where both sides poll, each
+# has a processor, ours and theirs (the masks are 1 and 2): two that share one wait for each other's time slice, and the
+# scheduler would be measured. With events both ends share one.
 perftest() {
     where="$1 $2 $3"
-    bytes=$2 program=$3
+    bytes=$2 program=$3 other=2
+    case $1 in *events) other=1 ;; esac
     shift 3
-    taskset 2 timeout 20 "$program" -d rxea -x "$index" -s "$bytes" -F "$@" >/tmp/server 2>&1 &
+    taskset $other timeout 20 "$program" -d rxea -x "$index" -s "$bytes" -F "$@" >/tmp/server 2>&1 &
     server=$!
     within 10 listens >/tmp/listens || return 1
     taskset 1 timeout 15 "$program" -d rxeb -x "$index" -s "$bytes" -F "$@" 127.0.0.1 >/tmp/client 2>&1 || {
@@ -55,21 +56,66 @@ perftest() {
         return 1
     }
     wait $server || return 1
-    say perftest "$where" "$(grep "^ $bytes " /tmp/client | tail -n 1)"
+    grep "^ $bytes " /tmp/client | tail -n 1 >/tmp/figures
+    say perftest "$where" "$(cat /tmp/figures)"
 }
-# One run of everything for perftest: MODE BYTES.
+# One test of perftest: MODE BYTES bw|lat COUNT. A ring's frame is told to its reader, as a send is and a plain write is not.
 theirs() {
+    list=""
+    [ "$3" = lat ] || list="-l 32 -Q 32" # bursts of 32 and a completion for each, as ours are
     case $1 in
-    ud) perftest ud "$2" ib_send_bw -c UD -n 6000 && perftest ud "$2" ib_send_lat -c UD -n 1000 ;;
-    rc) perftest rc "$2" ib_send_bw -c RC -n 6000 && perftest rc "$2" ib_send_lat -c RC -n 1000 ;;
-    ring) perftest ring "$2" ib_write_bw -n 6000 && perftest ring "$2" ib_write_lat -n 1000 ;;
+    ud) perftest "$1" "$2" "ib_send_$3" -c UD -n "$4" $list ;;
+    rc | ring) perftest "$1" "$2" "ib_send_$3" -c RC -n "$4" $list ;;
+    ud-events) perftest "$1" "$2" "ib_send_$3" -c UD -e -n "$4" $list ;;
+    rc-events) perftest "$1" "$2" "ib_send_$3" -c RC -e -n "$4" $list ;;
     esac
 }
-# The same for our driver.
+# The same of our driver: MODE BYTES stream|pingpong COUNT.
 ours() {
-    timeout 20 verbs_pingpong --a rxea:$a --b rxeb:$b --mode "$1" --bytes "$2" --seconds 1 --limit 15 --pin >/tmp/ours 2>/tmp/ours.err ||
-        { cat /tmp/ours /tmp/ours.err; return 1; }
-    while read -r line; do say tachyon "$1 $2" "$line"; done </tmp/ours
+    where="$1 $2"
+    case $1 in
+    *events) how="taskset 1" words="--events" ;;
+    *) how="" words="--pin" ;;
+    esac
+    $how timeout 20 verbs_pingpong --a rxea:$a --b rxeb:$b --mode "${1%-events}" --test "$3" --bytes "$2" --count "$4" \
+        --limit 15 $words >/tmp/ours 2>/tmp/ours.err || { cat /tmp/ours /tmp/ours.err; return 1; }
+    say tachyon "$where" "$(cat /tmp/ours)"
+}
+# Whether both latencies just measured are less than three times their least: only then both ends had a processor most of the time.
+# The host may have other work; what it takes away it takes from both, but not in the same run.
+calm() {
+    awk '{ exit !($5 < 3 * $3) }' /tmp/figures &&
+        sed 's/.*"min_us":\([0-9.]*\),.*"p50_us":\([0-9.]*\),.*/\1 \2/' /tmp/ours | awk '{ exit !($2 < 3 * $1) }'
+}
+# Rates and latencies of one row, theirs and ours by turns: MODE BYTES.
+row() {
+    phase "$1-$2" 150
+    for run in 1 2 3; do
+        on_wire "$1" "$2" perftest theirs "$1" "$2" bw $STREAMED
+        on_wire "$1" "$2" tachyon ours "$1" "$2" stream $STREAMED
+    done
+    runs=0
+    for run in 1 2 3 4 5; do
+        theirs "$1" "$2" lat $PING_PONGS && ours "$1" "$2" pingpong $PING_PONGS || continue
+        say pair "$1 $2" "$run"
+        if calm; then runs=$((runs + 1)); fi
+        [ $runs -lt 3 ] || break
+    done
+    if [ "$1" = ring ]; then
+        # Beside it, what a write takes that nobody is told of.
+        for run in 1 2 3; do perftest "$1" "$2" ib_write_bw -n $STREAMED -l 32 -Q 32 || say failed "$1 $2" ib_write_bw; done
+        perftest "$1" "$2" ib_write_lat -n $PING_PONGS || say failed "$1 $2" ib_write_lat
+    fi
+}
+
+# What of our packets is seen at the publisher's device: MODE.
+captured() {
+    tachyon-lab-capture va 400 >/tmp/capture &
+    capture=$!
+    within 10 grep -q ready /tmp/capture >/tmp/listens || return 1
+    ours "$1" 64 stream 200 || return 1
+    wait $capture || return 1
+    sed 1d /tmp/capture | while read -r line; do say captured "$1 $line"; done
 }
 
 arrived() { tail -n 1 /tmp/fault.err | sed -n 's/^arrived //p'; }
@@ -90,7 +136,7 @@ end() {
 }
 
 phase boot 60
-load crc32_generic rdma_rxe ib_uverbs veth sch_netem
+load crc32_generic rdma_rxe ib_uverbs veth sch_netem af_packet
 ip link add va mtu 4200 type veth peer name vb mtu 4200
 ip link set va up
 ip link set vb up
@@ -115,13 +161,13 @@ rdma link add rxeb type rxe netdev vb
 index=$(cd /sys/class/infiniband/rxea/ports/1/gids && grep -l 'ffff:0a09:0101$' *)
 
 for bytes in 64 1024; do
-    for mode in ud rc ring; do
-        phase "$mode-$bytes" 90
-        for run in 1 2 3; do
-            on_wire $mode $bytes perftest theirs $mode $bytes
-            on_wire $mode $bytes tachyon ours $mode $bytes
-        done
-    done
+    for mode in ud rc ring; do row $mode $bytes; done
+done
+for mode in ud rc; do row $mode-events 64; done
+
+for mode in ud rc ring; do
+    phase "wire-$mode" 30
+    captured $mode
 done
 
 for mode in ud rc ring; do
@@ -146,4 +192,14 @@ for fault in "loss:loss 5%" "delay:delay 1ms" "reorder:delay 1ms reorder 25% 50%
         begin $mode 2
         end "${fault%%:*}" $mode
     done
+done
+for name in va vb; do tc qdisc delete dev $name root; done
+
+# One of two subscribers is killed, reads nothing, or has the wrong key for a while.
+for fault in killed:ud killed:rc killed:ring withheld:rc withheld:ring key:ring; do
+    phase "${fault%:*}-${fault#*:}" 40
+    code=0
+    timeout 30 verbs_faults --a rxea:$a --b rxeb:$b --mode "${fault#*:}" --fault "${fault%:*}" --limit 25 >/tmp/fault 2>/tmp/fault.err || code=$?
+    [ $code = 0 ] || cat /tmp/fault.err
+    say subscribers "${fault%:*} ${fault#*:} $code" "$(cat /tmp/fault)"
 done

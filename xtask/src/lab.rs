@@ -13,7 +13,8 @@ pub(crate) enum Lab {
     Smoke(Args),
     /// The real node on two cards that it owns, under load: refusals, steering, stops, lost links, junk; all accounted for.
     Dpdk(Args),
-    /// The verbs driver beside perftest on two soft RoCE devices, then without link, with loss, delay and reordering.
+    /// The verbs driver beside perftest on two soft RoCE devices, and a look at its packets; then without link, with loss, delay
+    /// and reordering, and with a subscriber that is killed, reads nothing or has the wrong key.
     Roce(Args),
 }
 
@@ -43,9 +44,9 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
             (args, tachyon_lab::dpdk::run(&folder, &args.kernel, &release, &own)?, print_dpdk)
         }
         Lab::Roce(args) => {
-            let example = ["--package", "tachyon-driver-verbs", "--example", "verbs_pingpong"];
-            crate::run(cargo(&["build", "--quiet", "--locked", "--release"]).args(example))?;
-            (args, tachyon_lab::roce::run(&folder, &args.kernel, &built("examples/verbs_pingpong"))?, print_roce)
+            let examples = ["--package", "tachyon-driver-verbs", "--examples"];
+            crate::run(cargo(&["build", "--quiet", "--locked", "--release"]).args(examples))?;
+            (args, tachyon_lab::roce::run(&folder, &args.kernel, &built("examples"), &own)?, print_roce)
         }
     };
     if args.json {
@@ -87,7 +88,7 @@ fn print_smoke(result: &Value) {
 fn print_roce(result: &Value) {
     println!("lab: verbs beside perftest in a guest with Linux {}", result["kernel"].as_str().unwrap_or_default());
     println!(
-        "  way    bytes   theirs kpps, ours, ratio   theirs us, ours, ratio   packets on the veth for our messages"
+        "  way       bytes   theirs kpps, ours, ratio   theirs us, ours, ratio, calm   packets on the veth for our messages"
     );
     let number = |row: &Value, key: &str| row[key].as_f64().unwrap_or(f64::NAN);
     for row in result["rows"].as_array().into_iter().flatten() {
@@ -95,7 +96,7 @@ fn print_roce(result: &Value) {
         let rates = ["perftest_kpps", "tachyon_kpps", "ratio"].map(|key| number(row, key));
         let times = ["perftest_us_p50", "tachyon_us_p50", "latency_ratio"].map(|key| number(row, key));
         println!(
-            "  {mode:<6} {:>5}   {:8.2} {:8.2} {:5.2}    {:8.1} {:8.1} {:5.2}    {} for {}",
+            "  {mode:<9} {:>5}   {:8.2} {:8.2} {:5.2}    {:8.1} {:8.1} {:5.2} {} of {}   {} for {}",
             row["bytes"],
             rates[0],
             rates[1],
@@ -103,18 +104,17 @@ fn print_roce(result: &Value) {
             times[0],
             times[1],
             times[2],
+            row["calm_pairs"],
+            row["pairs"],
             wire["veth_packets"],
             wire["messages"]
         );
     }
-    for fault in result["faults"].as_array().into_iter().flatten() {
-        println!("  {fault}");
+    for told in ["packets", "faults"] {
+        result[told].as_array().into_iter().flatten().for_each(|one| println!("  {one}"));
     }
     for missed in result["missed"].as_array().into_iter().flatten() {
         println!("  slower than it shall be: {}", missed.as_str().unwrap_or_default());
-    }
-    for skipped in result["skipped"].as_array().into_iter().flatten() {
-        println!("  skipped: {}", skipped.as_str().unwrap_or_default());
     }
     println!("  booted in {:.1} s, done after {:.1} s", number(result, "boot_s"), number(result, "wall_s"));
 }

@@ -181,7 +181,8 @@ fn introduce<F: Fabric>(a: &mut End<F>, b: &mut End<F>, mode: Mode) -> Result<[E
 }
 
 fn ring(mode: Mode) -> Option<RingSize> {
-    (mode == Mode::Ring).then_some(RING)
+    // Twice the window of a stream, so that there is room while credits are on their way.
+    (mode == Mode::Ring).then_some(RingSize { slots: 256, ..RING })
 }
 
 /// What a worker found.
