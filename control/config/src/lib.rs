@@ -8,20 +8,24 @@
 
 mod control_file;
 mod diagnostic;
+mod drivers;
 mod node_file;
 mod pattern;
 mod ports;
 mod ports_check;
 mod rate;
+mod rdma;
 mod rules;
 mod rules_check;
 mod source;
 
 pub use control_file::{ControlFile, LogLevel};
 pub use diagnostic::{Diagnostic, Severity};
+pub use drivers::{Driver, Drivers};
 pub use node_file::*;
 pub use pattern::{PATTERN_BYTES_MAX, Pattern, PatternIndex, check_topic_name};
 pub use ports::*;
 pub use rate::{Limit, Rate};
+pub use rdma::{RdmaDevice, RdmaSection};
 pub use rules::{Durability, Identity, RULES_MANUAL, Rules, TagDemand, TopicRules};
 pub use source::{Report, Source, read};

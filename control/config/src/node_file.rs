@@ -3,7 +3,10 @@
 //! Every key has a default, so an empty file is a valid node; `defaults/node.toml` lists all of them with their
 //! defaults and is the manual. Ranges are checked while a value is read, so that a complaint points at it.
 
-use crate::{Diagnostic, DpdkSection, PortSection, Severity, Source, ports::MTU_DEFAULT, ports_check, read};
+use crate::{
+    Diagnostic, DpdkSection, Driver, Drivers, PortSection, RdmaSection, Severity, Source, ports::MTU_DEFAULT,
+    ports_check, read,
+};
 use serde::{Deserialize, Deserializer, de::Error};
 use std::{net::IpAddr, ops::Range, path::PathBuf};
 
@@ -24,9 +27,11 @@ pub struct NodeFile {
     pub memory: MemorySection,
     /// Sizes of tables.
     pub limits: LimitsSection,
-    /// DPDK itself; only read with `driver = "dpdk"`.
+    /// RDMA; only read with `"rdma"` among the drivers.
+    pub rdma: RdmaSection,
+    /// DPDK itself; only read with `"dpdk"` among the drivers.
     pub dpdk: DpdkSection,
-    /// The devices of DPDK, in order; none with another driver.
+    /// The devices of DPDK, in order; none without it.
     pub ports: Vec<PortSection>,
 }
 
@@ -48,9 +53,9 @@ pub struct NodeSection {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NetworkSection {
-    /// The driver.
-    pub driver: Driver,
-    /// The address to listen on and send from; with `driver = "dpdk"` those of the ports are instead.
+    /// The drivers, in order of preference.
+    pub driver: Drivers,
+    /// The address that sockets listen on and send from; those of DPDK's ports stand there.
     pub address: IpAddr,
     /// Shard n is at this UDP port + n.
     #[serde(deserialize_with = "within::<1, 65_535, _, _>")]
@@ -70,16 +75,6 @@ pub struct NetworkSection {
     /// Bytes the kernel may hold per socket and direction.
     #[serde(deserialize_with = "within::<65_536, 1_073_741_824, _, _>")]
     pub socket_buffer_bytes: u32,
-}
-
-/// A driver that this build knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Driver {
-    /// UDP sockets through io_uring, or through `recvmmsg` and `sendmmsg` where the kernel refuses it.
-    Uring,
-    /// Devices that the workers own, through DPDK.
-    Dpdk,
 }
 
 /// Use it if it is there, or do not.
@@ -208,7 +203,7 @@ impl Default for NodeSection {
 impl Default for NetworkSection {
     fn default() -> Self {
         Self {
-            driver: Driver::Uring,
+            driver: Driver::Uring.into(),
             address: IpAddr::from([0, 0, 0, 0]),
             base_port: 24_640, // below the ephemeral range, fixed by the design
             shard_count: 16,   // the design's default
@@ -373,7 +368,17 @@ impl NodeFile {
             ),
             "choose at most half of buffers_per_worker".into(),
         )?;
-        if network.driver == Driver::Uring {
+        let uring_at = network.driver.list().iter().position(|driver| *driver == Driver::Uring);
+        ensure(
+            uring_at.is_none_or(|at| at + 1 == network.driver.list().len()),
+            ["network", "driver"],
+            "sockets reach every destination, so what stands behind uring would never send".into(),
+            "put uring last".into(),
+        )?;
+        if network.driver.has(Driver::Rdma) {
+            self.check_rdma()?;
+        }
+        if network.driver.has(Driver::Uring) {
             let (frame, buffer) = (self.frame_bytes_max(), self.buffer_bytes());
             let needed = frame + DRIVER_BYTES;
             ensure(
@@ -386,19 +391,61 @@ impl NodeFile {
         ports_check::check(self)
     }
 
-    /// Largest frame in bytes, header included: as the file says, or the largest that fits the MTU of every port; 1500 over
-    /// IPv4 where there are none.
+    /// What can be wrong between `[rdma]` and the rest although each value is in range.
+    fn check_rdma(&self) -> Result<(), Contradiction> {
+        let (rdma, frame, buffer) = (&self.rdma, self.frame_bytes_max(), self.buffer_bytes());
+        let buffers = self.buffers_per_worker();
+        let wrong = |[section, key]: [&'static str; 2], message: String, help: String| {
+            Err(Contradiction::new([Step::Key(section), Step::Key(key)], message, help))
+        };
+        if self.rdma_address().is_none() {
+            let help = "set address in [rdma] to one that the device's interface has";
+            return wrong(["network", "driver"], "rdma without an address".into(), help.into());
+        }
+        if rdma.signal_interval > rdma.send_depth {
+            let text = format!("a completion every {} pieces of work of {}", rdma.signal_interval, rdma.send_depth);
+            return wrong(["rdma", "signal_interval"], text, format!("choose {} or less", rdma.send_depth));
+        }
+        if rdma.receive_depth > buffers / 2 {
+            let text = format!("{} of {buffers} buffers would be kept to receive into", rdma.receive_depth);
+            return wrong(["rdma", "receive_depth"], text, "choose at most half of buffers_per_worker".into());
+        }
+        if frame > rdma.frame_bytes_max() {
+            let text = format!("a frame of {frame} bytes does not fit a path MTU of {}", rdma.mtu_bytes_max);
+            let help = format!("choose {} or less, leave it out, or raise mtu_bytes_max", rdma.frame_bytes_max());
+            return wrong(["network", "frame_bytes_max"], text, help);
+        }
+        if buffer < rdma.buffer_bytes() {
+            let text = format!("a packet of {} bytes does not fit a buffer of {buffer}", rdma.mtu_bytes_max);
+            let help = format!("choose {} or more, leave it out, or lower mtu_bytes_max", rdma.buffer_bytes());
+            return wrong(["memory", "buffer_bytes"], text, help);
+        }
+        Ok(())
+    }
+
+    /// Our address on the RDMA device: that of `[rdma]`, or else of `[network]` if it is one.
+    #[must_use]
+    pub fn rdma_address(&self) -> Option<IpAddr> {
+        self.rdma.address.or(Some(self.network.address)).filter(|address| !address.is_unspecified())
+    }
+
+    /// Largest frame in bytes, header included: as the file says, or the largest that every driver carries: what fits the MTU
+    /// of every port, MTU 1500 over IPv4 for sockets, and a packet's payload for RDMA. So a frame fits wherever it goes.
     #[must_use]
     pub fn frame_bytes_max(&self) -> u32 {
-        let fits_all = || self.ports.iter().map(PortSection::frame_bytes_max).min();
+        let drivers = &self.network.driver;
+        let ports = self.ports.iter().map(PortSection::frame_bytes_max).min();
+        let sockets = drivers.has(Driver::Uring).then_some(FRAME_BYTES_DEFAULT);
+        let rdma = drivers.has(Driver::Rdma).then_some(self.rdma.frame_bytes_max());
+        let fits_all = || [ports, sockets, rdma].into_iter().flatten().min();
         self.network.frame_bytes_max.or_else(fits_all).unwrap_or(FRAME_BYTES_DEFAULT)
     }
 
-    /// Buffers of each worker: as the file says, or what the driver needs. With dpdk every descriptor of every port may hold
-    /// one, and as many again are the worker's.
+    /// Buffers of each worker: as the file says, or what the driver needs that needs most. With dpdk every descriptor of every
+    /// port may hold one, with rdma every receive, and as many again are the worker's.
     #[must_use]
     pub fn buffers_per_worker(&self) -> u32 {
-        self.memory.buffers_per_worker.unwrap_or_else(|| match self.network.driver {
+        let need = |driver: &Driver| match driver {
             Driver::Uring => URING_BUFFERS,
             Driver::Dpdk => {
                 let dpdk = &self.dpdk;
@@ -406,17 +453,26 @@ impl NodeFile {
                 let ports = u32::try_from(self.ports.len()).unwrap_or(u32::MAX);
                 (2 * (ports.saturating_mul(ring) + DPDK_KEPT)).next_multiple_of(1_024)
             }
-        })
+            Driver::Rdma => (2 * (self.rdma.receive_depth + self.rdma.send_depth)).next_multiple_of(1_024),
+        };
+        let most = || self.network.driver.list().iter().map(need).max();
+        self.memory.buffers_per_worker.or_else(most).unwrap_or(URING_BUFFERS)
     }
 
-    /// Bytes of a buffer: as the file says, or what the driver needs. An odd number of lines by default, so that the starts
-    /// of neighbours fall into different sets of a cache.
+    /// Bytes of a buffer: as the file says, or what the driver needs that needs most. An odd number of lines by default, so that
+    /// the starts of neighbours fall into different sets of a cache.
     #[must_use]
     pub fn buffer_bytes(&self) -> u32 {
-        self.memory.buffer_bytes.unwrap_or_else(|| match self.network.driver {
+        let drivers = &self.network.driver;
+        let need = |driver: &Driver| match driver {
+            // Beside dpdk, which cannot count buffers of 64 KiB, sockets get what a frame needs.
+            Driver::Uring if drivers.has(Driver::Dpdk) => self.frame_bytes_max() + DRIVER_BYTES,
             Driver::Uring => URING_BUFFER_BYTES,
-            Driver::Dpdk => (self.packet_buffer_bytes().div_ceil(64).max(PACKET_LINES_MIN) | 1) * 64,
-        })
+            Driver::Dpdk => self.packet_buffer_bytes().max(PACKET_LINES_MIN * 64),
+            Driver::Rdma => self.rdma.buffer_bytes().max(PACKET_LINES_MIN * 64),
+        };
+        let most = || drivers.list().iter().map(need).max().map(|bytes| (bytes.div_ceil(64) | 1) * 64);
+        self.memory.buffer_bytes.or_else(most).unwrap_or(URING_BUFFER_BYTES)
     }
 
     /// Bytes that a packet of the largest MTU among the ports needs, in whole lines.
@@ -492,6 +548,29 @@ where
 mod tests {
     use super::*;
 
+    #[test]
+    fn sizes_follow_the_driver_that_needs_most_and_frames_the_one_that_carries_least() {
+        let sizes = |driver: &str, rest: &str| {
+            let text = format!("[network]\ndriver = {driver}\naddress = \"10.0.0.1\"\n{rest}");
+            let file = parse(&text).unwrap();
+            (file.frame_bytes_max(), file.buffers_per_worker(), file.buffer_bytes())
+        };
+        let port = "[[ports]]\nname = \"a\"\ndevice = { ring = {} }\naddresses = [\"10.0.1.1/24\"]\n";
+        assert_eq!(sizes("\"uring\"", ""), (1_472, 2_048, 67_648));
+        assert_eq!(sizes("\"rdma\"", ""), (4_096, 1_024, 65 * 64));
+        assert_eq!(sizes("[\"rdma\"]", "[rdma]\nmtu_bytes_max = 1024"), (1_024, 1_024, 2_112));
+        assert_eq!(sizes("[\"rdma\", \"uring\"]", ""), (1_472, 2_048, 67_648));
+        assert_eq!(sizes("[\"rdma\", \"dpdk\", \"uring\"]", port), (1_472, 6_144, 65 * 64));
+        assert_eq!(sizes("[\"dpdk\", \"uring\"]", port), (1_472, 6_144, 2_112));
+        assert_eq!(sizes("[\"rdma\", \"uring\"]", "[rdma]\nmtu_bytes_max = 512").0, 512);
+        let named = port.replace("\"a\"", "\"udp\"");
+        let said = parse(&format!("[network]\ndriver = [\"dpdk\", \"uring\"]\n{named}")).unwrap_err();
+        assert!(said.contains("`udp` is what the port of uring is called"), "{said}");
+        let elsewhere = parse("[network]\ndriver = [\"rdma\", \"uring\"]\n[rdma]\naddress = \"fd00::1\"").unwrap();
+        assert_eq!(elsewhere.rdma_address(), Some("fd00::1".parse().unwrap()));
+        assert_eq!(elsewhere.network.driver.to_string(), "rdma, uring");
+    }
+
     fn parse(text: &str) -> Result<NodeFile, String> {
         let source = Source { name: "node.toml", text, manual: "tachyond --print-default-config" };
         NodeFile::parse(&source).map_err(|diagnostic| diagnostic.to_string())
@@ -508,10 +587,21 @@ mod tests {
     fn the_default_file_shows_every_key() {
         let table: toml::Table = DEFAULT_NODE_FILE.parse().unwrap();
         let keys: usize = table.values().map(|section| section.as_table().unwrap().len()).sum();
-        let commented =
-            ["# user = ", "# control_user = ", "# frame_bytes_max = ", "# buffer_bytes = ", "# buffers_per_worker = "];
+        let commented = [
+            "# user = ",
+            "# control_user = ",
+            "# frame_bytes_max = ",
+            "# buffer_bytes = ",
+            "# buffers_per_worker = ",
+            "# device = \"mlx5_0\"",
+            "# address = ",
+        ];
         assert!(commented.iter().all(|key| DEFAULT_NODE_FILE.contains(key)));
-        assert_eq!(keys + commented.len(), 4 + 9 + 7 + 5 + 6 + 4, "a key is missing in node.toml, or its number here");
+        assert_eq!(
+            keys + commented.len(),
+            4 + 9 + 7 + 5 + 6 + 19 + 4,
+            "a key is missing in node.toml, or its number here"
+        );
     }
 
     #[test]
@@ -528,6 +618,15 @@ mod tests {
             ("[workers]\nidle = \"sleep\"", "unknown value `sleep`"),
             ("[memory]\npages = \"4G\"", "unknown value `4G`"),
             ("[limits]\nfill_window_ns = 5001", "choose 0 to 5000"),
+            ("[network]\ndriver = \"rmda\"", "did you mean `rdma`?"),
+            ("[network]\ndriver = [\"rdma\", \"uting\"]", "did you mean `uring`?"),
+            ("[network]\ndriver = []", "choose one or more of"),
+            ("[network]\ndriver = [\"rdma\", \"rdma\"]", "rdma is there twice"),
+            ("[network]\ndriver = 1", "the name of a driver or a list of them"),
+            ("[rdma]\nmtu_bytes_max = 1500", "choose 256, 512, 1024, 2048 or 4096"),
+            ("[rdma]\ndevice = \"mlx5 0\"", "is no name of an RDMA device"),
+            ("[rdma]\nrnr_retry = 7", "choose 0 to 6"),
+            ("[rdma]\ntimeouts = 14", "did you mean `timeout`?"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(says), "{text}: {error}");
@@ -537,6 +636,7 @@ mod tests {
 
     #[test]
     fn refuses_values_that_contradict_each_other_and_points_at_one() {
+        let rdma = |rest: &str| format!("[network]\ndriver = [\"rdma\", \"uring\"]\naddress = \"10.0.0.1\"\n{rest}");
         for (text, place) in [
             ("[network]\nbase_port = 65530", "2 | base_port = 65530"),
             ("[workers]\ncount = 17", "2 | count = 17"),
@@ -545,6 +645,12 @@ mod tests {
             ("[memory]\nreceive_buffers = 2048", "2 | receive_buffers = 2048"),
             ("[memory]\nbuffers_per_worker = 128\nreceive_buffers = 128", "3 | receive_buffers = 128"),
             ("[memory]\nbuffer_bytes = 2048\n[network]\nframe_bytes_max = 2048", "2 | buffer_bytes = 2048"),
+            ("[network]\ndriver = [\"uring\", \"rdma\"]", "2 | driver = [\"uring\", \"rdma\"]"),
+            ("[network]\ndriver = \"rdma\"", "2 | driver = \"rdma\""),
+            (&rdma("[rdma]\nsignal_interval = 257"), "5 | signal_interval = 257"),
+            (&rdma("[rdma]\nreceive_depth = 1000\n[memory]\nbuffers_per_worker = 1024"), "5 | receive_depth = 1000"),
+            (&rdma("frame_bytes_max = 1472\n[rdma]\nmtu_bytes_max = 1024"), "4 | frame_bytes_max = 1472"),
+            (&rdma("[memory]\nbuffer_bytes = 4096"), "5 | buffer_bytes = 4096"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(place), "{text}: {error}");

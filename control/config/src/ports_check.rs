@@ -13,23 +13,32 @@ type Outcome = Result<(), Contradiction>;
 
 /// Holds the ports against the rest of the file and against each other.
 pub(crate) fn check(file: &NodeFile) -> Outcome {
-    match (file.network.driver, file.ports.len()) {
-        (Driver::Uring, 0) => return Ok(()),
-        (Driver::Uring, _) => {
+    let drivers = &file.network.driver;
+    match (drivers.has(Driver::Dpdk), file.ports.len()) {
+        (false, 0) => return Ok(()),
+        (false, _) => {
             let fix = "set driver = \"dpdk\" in [network], or take the [[ports]] out";
-            return Err(Contradiction::new([Key("ports"), Item(0)], "the uring driver has no [[ports]]", fix));
+            let text = format!("the {drivers} driver has no [[ports]]");
+            return Err(Contradiction::new([Key("ports"), Item(0)], text, fix));
         }
-        (Driver::Dpdk, 0) => {
+        (true, 0) => {
             let fix = "add a [[ports]] entry for each device, or choose driver = \"uring\"";
             return Err(Contradiction::new([Key("network"), Key("driver")], "dpdk without a single port", fix));
         }
-        (Driver::Dpdk, 1..=PORTS_MAX) => {}
-        (Driver::Dpdk, count) => {
+        (true, 1..=PORTS_MAX) => {}
+        (true, count) => {
             let text = format!("{count} ports, more than a node can have");
             return Err(Contradiction::new([Key("ports"), Item(PORTS_MAX)], text, format!("keep {PORTS_MAX} of them")));
         }
     }
     for (index, port) in file.ports.iter().enumerate() {
+        let taken = [(Driver::Rdma, "rdma"), (Driver::Uring, "udp")];
+        let taken = taken.into_iter().find(|(driver, name)| drivers.has(*driver) && port.name.as_str() == *name);
+        if let Some((driver, name)) = taken {
+            let text = format!("`{name}` is what the port of {} is called", driver.name());
+            let fix = "choose another name";
+            return Err(Contradiction::new([Key("ports"), Item(index), Key("name")], text, fix));
+        }
         alone(index, port)?;
         for earlier in &file.ports[..index] {
             beside(index, port, earlier)?;

@@ -31,7 +31,7 @@ fn every_key_of_the_manual_can_be_written_as_it_stands_there() {
     let text = format!("{head}[[ports]]\n{}", keys.join("\n")).replace("driver = \"uring\"", "driver = \"dpdk\"");
     let file = parse(&text).expect("valid");
     let port = &file.ports[0];
-    assert_eq!((file.network.driver, file.dpdk.huge_pages), (Driver::Dpdk, HugePages::Auto));
+    assert_eq!((file.network.driver, file.dpdk.huge_pages), (Driver::Dpdk.into(), HugePages::Auto));
     assert_eq!((port.name.as_str(), port.device.to_string().as_str()), ("east", "pci 0000:01:00.0"));
     assert_eq!((port.vlan, port.mtu, port.gateways.len()), (Some(7), 1_500, 1));
     assert_eq!(port.mac.expect("given").octets(), [2, 0, 0, 0, 0, 1]);

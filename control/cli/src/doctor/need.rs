@@ -34,7 +34,7 @@ impl Need {
         let (memory, limits, workers) = (&file.memory, &file.limits, u64::from(file.workers.count));
         let shards = u64::from(file.network.shard_count);
         Self {
-            driver: format!("{:?}", file.network.driver).to_lowercase(),
+            driver: file.network.driver.to_string(),
             vfio: file.ports.iter().any(|port| matches!(port.device, Device::Pci(_))),
             workers: file.workers.count,
             cores: file.workers.cores.clone(),
@@ -47,7 +47,7 @@ impl Need {
                 + 3_072 * u64::from(limits.sessions_max),
             pages: memory.pages,
             locks: memory.lock,
-            io_uring: file.network.driver == Driver::Uring && file.network.io_uring == Switch::Auto,
+            io_uring: file.network.driver.has(Driver::Uring) && file.network.io_uring == Switch::Auto,
             socket_buffer_bytes: u64::from(file.network.socket_buffer_bytes),
             // A socket a shard; a ring, an arena, an eventfd and spares a worker; and what the process has anyway.
             descriptors: 2 * shards + 16 * workers + 64,
