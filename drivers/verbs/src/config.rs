@@ -78,6 +78,8 @@ pub struct VerbsConfig {
     pub items_per_lane_max: u32,
     /// Destinations per worker. Default 1,024.
     pub lanes_max: u16,
+    /// Names that a destination has on average, such as a port number for each shard. Default 1.
+    pub ports_per_peer: u16,
     /// Connections per worker. Default 256.
     pub connections_max: u16,
     /// Frames up to this long travel in the descriptor. Default 128; the device's own limit counts where it is lower.
@@ -119,6 +121,7 @@ impl VerbsConfig {
             items_max: 1_024,
             items_per_lane_max: 256,
             lanes_max: 1_024,
+            ports_per_peer: 1,
             connections_max: 256,
             inline_bytes: INLINE_BYTES_DEFAULT,
             signal_interval: SIGNAL_INTERVAL_DEFAULT,

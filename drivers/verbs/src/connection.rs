@@ -57,6 +57,19 @@ impl Stage {
     }
 }
 
+/// What people were told of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// Nothing yet: that it stands for the first time is no news.
+    Nothing,
+    /// That it failed.
+    Failed,
+    /// That it was given up.
+    GivenUp,
+    /// That it is back.
+    Back,
+}
+
 /// See the module.
 pub(crate) struct Connection<F: Fabric> {
     pub(crate) to: Endpoint,
@@ -69,6 +82,10 @@ pub(crate) struct Connection<F: Fabric> {
     pub(crate) ring: Option<RingMemory<Ring<F>>>,
     pub(crate) stage: Stage,
     pub(crate) closing: bool,
+    /// Whether its peer has a ring that we write into.
+    pub(crate) writes: bool,
+    /// What people were told of it.
+    pub(crate) told: Told,
     /// Whether our side is the one that offers again after a failure.
     pub(crate) active: bool,
     /// Tries since it stood for a while.
@@ -91,6 +108,8 @@ impl<F: Fabric> Connection<F> {
             ring: None,
             stage: Stage::Fresh,
             closing: false,
+            writes: false,
+            told: Told::Nothing,
             active: true,
             attempts: 0,
             connected_ns: 0,

@@ -221,6 +221,8 @@ pub struct FabricInfo {
     pub mtu_bytes: u32,
     /// Whether the link was up when it was opened.
     pub up: bool,
+    /// Whether its doorbell is a system call, as with devices that are software.
+    pub soft: bool,
     /// What is weaker than it could be.
     pub degraded: Vec<String>,
 }

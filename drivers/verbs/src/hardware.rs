@@ -185,6 +185,7 @@ impl Hardware {
             gid: ip.octets(),
             mtu_bytes: port.mtu_bytes.min(config.mtu_bytes_max),
             up: port.up,
+            soft: !extended,
             degraded,
         };
         let (port, config) = (port.number, config.clone());

@@ -27,6 +27,8 @@ pub mod device;
 mod devices;
 mod flight;
 mod hardware;
+mod lanes;
+mod names;
 mod ports;
 mod posting;
 mod queue;

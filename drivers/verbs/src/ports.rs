@@ -7,9 +7,11 @@ use crate::{
     config::VerbsConfig,
     connection::{Connection, Stage},
     details::{Details, RingDetails},
-    device::{Address, Fabric, FabricEvent, FabricInfo, Needs, Pair, PeerEnd, Secret, Status},
+    device::{Fabric, FabricEvent, FabricInfo, Needs, Pair, PeerEnd, Secret, Status},
     flight::Flight,
     hardware::Hardware,
+    lanes::Telling,
+    names::{Key, Peer, key},
     queue::VerbsQueue,
     receives::Receives,
     ring::{Reader, Writer},
@@ -75,9 +77,11 @@ pub(crate) struct Desk<F: Fabric> {
     qkey: u32,
     pub(crate) connections: Vec<Connection<F>>,
     free_pairs: Vec<u16>,
-    /// Lanes by destination; the flag says whether it is by datagrams.
-    pub(crate) lanes: BTreeMap<([u8; 16], u16), (u16, bool)>,
-    free_lanes: Vec<u16>,
+    pub(crate) peers: BTreeMap<Key, Peer>,
+    pub(crate) free_lanes: Vec<u16>,
+    /// Names of peers that have a lane, and how many the worker has room for.
+    pub(crate) names: usize,
+    pub(crate) names_max: usize,
 }
 
 /// See the module.
@@ -93,6 +97,7 @@ pub struct VerbsPorts<F: Fabric = Hardware> {
     pub(crate) up: bool,
     pub(crate) lost: bool,
     pub(crate) notes: Vec<String>,
+    pub(crate) telling: Telling,
 }
 
 impl<F: Fabric> core::fmt::Debug for VerbsPorts<F> {
@@ -112,8 +117,10 @@ impl<F: Fabric> VerbsPorts<F> {
         let (random, up) = (config.seed.0, info.up);
         let desks = Vec::new();
         let (errands, notes) = (Vec::new(), Vec::new());
+        let telling = Telling::new(up);
         let (now_ns, beaten_ns, lost) = (0, 0, false);
-        let mut ports = Self { fabric, config, info, desks, errands, random, now_ns, beaten_ns, up, lost, notes };
+        let mut ports =
+            Self { fabric, config, info, desks, errands, random, now_ns, beaten_ns, up, lost, notes, telling };
         for worker in 0..ports.config.workers {
             let mut desk = ports.desk(worker)?;
             desk.send_backlog();
@@ -126,6 +133,7 @@ impl<F: Fabric> VerbsPorts<F> {
     fn desk(&mut self, worker: u16) -> Result<Desk<F>, PortError> {
         let config = &self.config;
         let (pairs, lanes) = (config.connections_max + 1, config.lanes_max);
+        let names_max = usize::from(lanes) * usize::from(config.ports_per_peer);
         let needs =
             Needs { receive_depth: config.receive_depth, send_depth: config.send_depth, pairs: u32::from(pairs) };
         let device = self.fabric.worker(worker, needs)?;
@@ -152,8 +160,10 @@ impl<F: Fabric> VerbsPorts<F> {
             qkey,
             connections: Vec::new(),
             free_pairs: (1..pairs).rev().collect(),
-            lanes: BTreeMap::new(),
+            peers: BTreeMap::new(),
             free_lanes: (0..lanes).rev().collect(),
+            names: 0,
+            names_max,
         })
     }
 
@@ -176,7 +186,7 @@ impl<F: Fabric> VerbsPorts<F> {
         })
     }
 
-    fn own_desk(&mut self, worker: u16) -> Result<&mut Desk<F>, PortError> {
+    pub(crate) fn own_desk(&mut self, worker: u16) -> Result<&mut Desk<F>, PortError> {
         let count = self.desks.len();
         let found = self.desks.get_mut(usize::from(worker));
         found.ok_or_else(|| PortError(format!("there is no worker {worker}: there are {count}, from 0")))
@@ -208,8 +218,13 @@ impl<F: Fabric> VerbsPorts<F> {
                 self.info.mtu_bytes
             )));
         }
-        let address = self.fabric.address(&gid)?;
-        self.own_desk(worker)?.route(to, Lane::Datagram { address, qpn, qkey: Secret(qkey) })
+        let (address, now_ns) = (self.fabric.address(&gid)?, self.now_ns);
+        let desk = self.own_desk(worker)?;
+        if desk.datagrams.stage == Stage::Failed {
+            // Somebody counts on it again, so it is tried again.
+            (desk.datagrams.stage, desk.datagrams.attempts) = (Stage::Waiting { until_ns: now_ns }, 0);
+        }
+        desk.route(to, Lane::Datagram { address, qpn, qkey: Secret(qkey) })
     }
 
     /// Our part of a connection to `to`, for its peer; what the peer answers goes to [`VerbsPorts::connect`]. With a ring the
@@ -295,12 +310,13 @@ impl<F: Fabric> VerbsPorts<F> {
         let connection = &mut desk.connections[index];
         connection.stage = Stage::Connected;
         connection.connected_ns = now_ns;
+        connection.writes = ring.is_some();
         let into = connection.ring.take().zip(connection.ring_size);
         let into = into.map(|(ring, size)| Reader::new(ring.address, size.slots, size.slot_bytes, ring.keep));
         let out = ring.map(|ring| Writer::new(Secret(ring.rkey), ring.address, ring.slots, ring.slot_bytes));
         let number = connection.number;
         desk.order(Order::Ready { pair: number, handle: pair, qpn: own_qpn, peer: to, out, into });
-        if desk.lanes.contains_key(&key(&to)) {
+        if desk.peers.get(&key(&to)).is_some_and(|peer| peer.lane.is_some() && !peer.is_datagram) {
             return Ok(());
         }
         desk.route(to, Lane::Connected { pair: number })
@@ -344,7 +360,7 @@ impl<F: Fabric> VerbsPorts<F> {
         Err(PortError(format!("worker {worker} has no connection to {}", name(&to))))
     }
 
-    fn take_down(&mut self, worker: u16, to: Endpoint, why: &str) {
+    pub(crate) fn take_down(&mut self, worker: u16, to: Endpoint, why: &str) {
         let desk = &mut self.desks[usize::from(worker)];
         let Some(index) = desk.connections.iter().position(|one| one.to == to) else { return };
         let number = desk.connections[index].number;
@@ -361,13 +377,11 @@ impl<F: Fabric> VerbsPorts<F> {
     /// There is none.
     pub fn disconnect(&mut self, worker: u16, to: Endpoint) -> Result<(), PortError> {
         let desk = self.own_desk(worker)?;
-        let lane = desk.lanes.remove(&key(&to));
-        if let Some((lane, _)) = lane {
-            desk.order(Order::Forget { to, lane });
-        }
+        desk.unroute(to);
+        let peer = desk.peers.remove(&key(&to));
         let Some(index) = desk.connections.iter().position(|one| one.to == to) else {
             let missing = || PortError(format!("worker {worker} has no way to {}", name(&to)));
-            return lane.map(|_| ()).ok_or_else(missing);
+            return peer.map(|_| ()).ok_or_else(missing);
         };
         desk.connections[index].closing = true;
         if desk.connections[index].stage.is_at_rest() {
@@ -401,6 +415,7 @@ impl<F: Fabric> VerbsPorts<F> {
                 self.advance(worker, index);
             }
             self.advance_datagrams(worker);
+            self.fall_back(worker);
             self.desks[worker].send_backlog();
             if beats {
                 self.desks[worker].beat();
@@ -472,7 +487,9 @@ impl<F: Fabric> VerbsPorts<F> {
     /// One step of bringing a connection back, or of closing it.
     fn advance(&mut self, worker: usize, index: usize) {
         let (now_ns, up) = (self.now_ns, self.up);
-        let connection = &mut self.desks[worker].connections[index];
+        let Desk { connections, peers, .. } = &mut self.desks[worker];
+        let connection = &mut connections[index];
+        let falls_back = peers.get(&key(&connection.to)).is_some_and(|peer| peer.falls_back);
         if connection.closing && connection.stage.is_at_rest() {
             let number = self.desks[worker].connections.swap_remove(index).number;
             self.desks[worker].free_pairs.push(number);
@@ -480,8 +497,8 @@ impl<F: Fabric> VerbsPorts<F> {
         }
         match connection.stage {
             Stage::Draining { until_ns } if now_ns >= until_ns => self.clear(worker, index),
-            // While our own link is down nothing can succeed, so it is no try.
-            Stage::Waiting { .. } if !up => {}
+            // While our own link is down nothing can succeed, so it is no try, unless there is another way to wait for.
+            Stage::Waiting { .. } if !up && !falls_back => {}
             Stage::Waiting { until_ns } if connection.active && now_ns >= until_ns => {
                 let (to, attempt) = (connection.to, connection.attempts);
                 let worker = u16::try_from(worker).unwrap_or(u16::MAX);
@@ -554,7 +571,7 @@ impl<F: Fabric> Desk<F> {
         self.connections.iter_mut().find(|one| one.number == number)
     }
 
-    fn order(&mut self, order: Order<F::Device>) {
+    pub(crate) fn order(&mut self, order: Order<F::Device>) {
         self.backlog.push_back(order);
         self.send_backlog();
     }
@@ -575,23 +592,6 @@ impl<F: Fabric> Desk<F> {
             let _ = orders.push(Order::Beat); // there is room
         }
     }
-
-    fn route(&mut self, to: Endpoint, by: Lane<Address<F>>) -> Result<(), PortError> {
-        let is_datagram = matches!(by, Lane::Datagram { .. });
-        if let Some((lane, _)) = self.lanes.remove(&key(&to)) {
-            self.order(Order::Forget { to, lane });
-        }
-        let Some(lane) = self.free_lanes.pop() else {
-            return Err(PortError(format!("there is no lane left for {}: raise lanes_max", name(&to))));
-        };
-        self.lanes.insert(key(&to), (lane, is_datagram));
-        self.order(Order::Route { to, lane, by });
-        Ok(())
-    }
-}
-
-fn key(to: &Endpoint) -> ([u8; 16], u16) {
-    (to.ip, to.port.get())
 }
 
 /// An endpoint for people.
@@ -626,7 +626,7 @@ fn check(config: &VerbsConfig) -> Result<(), PortError> {
     need((1..=1 << 20).contains(&config.items_max), "items_max: choose 1 to 1048576");
     need(config.items_per_lane_max > 0, "items_per_lane_max: choose at least 1");
     need((1..=config.send_depth).contains(&config.signal_interval), "signal_interval: choose 1 to send_depth");
-    need(config.lanes_max > 0, "lanes_max: choose at least 1");
+    need(config.lanes_max > 0 && config.ports_per_peer > 0, "lanes_max, ports_per_peer: choose at least 1");
     need(config.connections_max < 4_096, "connections_max: choose at most 4095");
     need(config.shard_count.is_power_of_two(), "shard_count: choose a power of two");
     need(config.receive_offset_bytes <= 1_024, "receive_offset_bytes: choose at most 1024");
@@ -681,7 +681,7 @@ impl<F: Fabric> Port for VerbsSeat<F> {
             receives: Receives::new(config.receive_depth, config.receive_offset_bytes),
             pairs: (0..pairs).map(|_| Sending::new()).collect(),
             lanes: (0..lanes).map(|_| LaneState { by: None, items: 0 }).collect(),
-            destinations: Table::new(lanes),
+            destinations: Table::new(lanes * usize::from(config.ports_per_peer)),
             by_qpn: Table::new(pairs),
             flight: Flight::new(config.items_max),
             done: VecDeque::with_capacity(config.items_max as usize),

@@ -9,6 +9,7 @@
 use crate::{
     device::{Completed, CompletedBatch, Device, RECEIVE, Status},
     flight::Flight,
+    names::span,
     receives::{ROUTE_HEADER_BYTES, Receives, sender},
     ring::Said,
     sending::{Beaten, Flushed, LaneState, Limits, Sending, State, Tools},
@@ -70,6 +71,13 @@ macro_rules! tools {
 }
 
 impl<D: Device> VerbsQueue<D> {
+    /// Whether a destination has a lane. While that fails and may come back it still has.
+    #[inline]
+    #[must_use]
+    pub fn reaches(&self, to: &Endpoint) -> bool {
+        self.destinations.get(to).is_some()
+    }
+
     /// Takes an item: into the line of its destination, or to its end.
     #[inline]
     fn accept(&mut self, item: Transmit) {
@@ -311,14 +319,20 @@ impl<D: Device> VerbsQueue<D> {
 
     fn obey(&mut self, order: Order<D>) {
         match order {
-            Order::Route { to, lane, by } => {
+            Order::Route { to, ports, lane, by } => {
                 self.lanes[usize::from(lane)] = LaneState { by: Some(by), items: 0 };
-                self.destinations.set(to, lane);
+                for name in span(to, ports) {
+                    self.destinations.set(name, lane); // there is room, see `Desk::route`
+                }
             }
-            Order::Forget { to, lane } => {
-                self.destinations.remove(&to);
+            Order::Forget { to, ports, lane } => {
+                span(to, ports).for_each(|name| self.destinations.remove(&name));
                 self.retiring.push(lane);
             }
+            Order::Name { name, lane } => {
+                self.destinations.set(name, lane); // the same
+            }
+            Order::Unname { name } => self.destinations.remove(&name),
             Order::Ready { pair, handle, qpn, peer, out, into } => {
                 if into.is_some() {
                     self.readers.push(pair);

@@ -85,7 +85,7 @@ impl<F: Fabric> VerbsPorts<F> {
 }
 
 fn lanes<F: Fabric>(worker: u16, desk: &Desk<F>) -> Vec<LaneReport> {
-    let datagrams = desk.lanes.iter().filter(|(_, (_, is_datagram))| *is_datagram).map(|((ip, port), _)| LaneReport {
+    let datagrams = desk.peers.iter().filter(|(_, peer)| peer.is_datagram).map(|((ip, port), _)| LaneReport {
         worker,
         to: name(&tachyon_wire::Endpoint::v6(*ip, *port)),
         kind: "datagrams",

@@ -460,6 +460,7 @@ impl Fabric for StubFabric {
             gid: node.gid,
             mtu_bytes: node.mtu_bytes,
             up: true,
+            soft: false,
             degraded: Vec::new(),
         }
     }

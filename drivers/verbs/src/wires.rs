@@ -17,10 +17,14 @@ pub(crate) const BEAT_NS: u64 = 100_000_000;
 /// What the cold side tells a worker.
 #[derive(Debug)]
 pub(crate) enum Order<D: Device> {
-    /// A destination is reached like this from now on; the lane is a free one.
-    Route { to: Endpoint, lane: u16, by: Lane<D::Address> },
-    /// A destination is reached no more; its lane comes back by [`News::LaneFree`].
-    Forget { to: Endpoint, lane: u16 },
+    /// A destination and the port numbers after it are reached like this from now on; the lane is a free one.
+    Route { to: Endpoint, ports: u16, lane: u16, by: Lane<D::Address> },
+    /// They are reached no more; the lane comes back by [`News::LaneFree`].
+    Forget { to: Endpoint, ports: u16, lane: u16 },
+    /// A further destination is reached by a lane.
+    Name { name: Endpoint, lane: u16 },
+    /// It no longer is.
+    Unname { name: Endpoint },
     /// A queue pair is connected and may be used.
     Ready { pair: u16, handle: D::Pair, qpn: u32, peer: Endpoint, out: Option<Writer>, into: Option<Reader<D::Ring>> },
     /// A queue pair is in error, or is to be closed: send nothing more on it.
