@@ -22,7 +22,7 @@ use tachyon_driver_dpdk_sys::{self as sys, mbuf, rte_mbuf};
 use tachyon_driver_ether::{
     Checked, Foreign, HEADER_BYTES_MAX, Hop, Interface, Neighbours, News, Receiver, UdpChecksum,
 };
-use tachyon_wire::Reason;
+use tachyon_wire::{Endpoint, Reason};
 
 /// Packets that wait for a port's device: a burst, and the longest run of frames that a buffer holds.
 const OUT_MAX: usize = 128;
@@ -101,6 +101,14 @@ pub struct DpdkQueue {
 }
 
 impl DpdkQueue {
+    /// Whether a destination lies in a network of a port or behind a gateway; it may be unknown there nevertheless.
+    #[inline]
+    #[must_use]
+    pub fn reaches(&self, to: &Endpoint) -> bool {
+        let ip = tachyon_driver_ether::address(&to.ip);
+        self.ports.iter().any(|port| port.interface.reaches(ip))
+    }
+
     /// Moves what one port received to the back of `into`.
     #[inline]
     fn receive(&mut self, index: usize, most: usize, into: &mut RxBatch) -> usize {

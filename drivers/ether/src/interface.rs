@@ -59,6 +59,12 @@ impl Interface {
         self.networks.iter().any(|network| network.ip == ip)
     }
 
+    /// Whether packets to an address leave by this port: it lies in one of its networks, or behind a gateway.
+    #[must_use]
+    pub fn reaches(&self, to: IpAddr) -> bool {
+        self.networks.iter().any(|network| network.contains(to)) || self.network_with_gateway(to).is_some()
+    }
+
     /// The network that holds an address; the narrowest if several do.
     pub(crate) fn network_of(&self, ip: IpAddr) -> Option<&Network> {
         self.networks.iter().filter(|network| network.contains(ip)).max_by_key(|network| network.prefix)
@@ -106,7 +112,7 @@ pub(crate) fn is_unicast(ip: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Network, address, address_bytes};
+    use super::{Interface, Network, address, address_bytes};
     use core::net::IpAddr;
 
     #[test]
@@ -120,6 +126,30 @@ mod tests {
             holds(network("2001:db8::1", 64), "2001:db8::ffff") && !holds(network("2001:db8::1", 64), "2001:db9::")
         );
         assert!(!holds(network("2001:db8::1", 200), "2001:db8::2"));
+    }
+
+    #[test]
+    fn a_port_reaches_its_networks_and_what_lies_behind_its_gateways() {
+        let network = |ip: &str, gateway: Option<&str>| Network {
+            ip: ip.parse().unwrap(),
+            prefix: 24,
+            gateway: gateway.map(|ip| ip.parse().unwrap()),
+        };
+        let reaches = |networks: &[Network], to: &str| {
+            let interface = Interface {
+                mac: [2, 0, 0, 0, 0, 1],
+                vlan: None,
+                networks: networks.iter().copied().collect(),
+                base_port: 1,
+                shard_count: 1,
+                mtu: 1_500,
+            };
+            interface.reaches(to.parse().unwrap())
+        };
+        let alone = [network("10.0.1.1", None), network("10.0.2.1", None)];
+        assert!(reaches(&alone, "10.0.2.9") && !reaches(&alone, "10.0.3.9") && !reaches(&alone, "fd00::1"));
+        let routed = [network("10.0.1.1", None), network("10.0.2.1", Some("10.0.2.254"))];
+        assert!(reaches(&routed, "10.0.3.9") && !reaches(&routed, "fd00::1"));
     }
 
     #[test]
