@@ -1,13 +1,34 @@
 //! From the node file to DPDK's ports.
 
-use crate::{
-    ports::{PortSeat, Region},
-    topology::Plan,
-};
+use crate::{ports::Region, topology::Plan};
 use anyhow::Context;
 use tachyon_config::{Device, HugePages, NodeFile, PortSection, Role};
 use tachyon_driver_api::Ports;
-use tachyon_driver_dpdk::{self as dpdk, DpdkConfig, DpdkPorts, EalConfig, PciAddress, PortConfig, ether};
+use tachyon_driver_dpdk::{
+    self as dpdk, DpdkConfig, DpdkPorts, DpdkQueue, DpdkSeat, EalConfig, PciAddress, PortConfig, ether,
+};
+use tachyon_wire::Endpoint;
+
+pub(crate) use tachyon_driver_dpdk::HEADROOM_BYTES;
+/// The cold side.
+pub(crate) type Cold = DpdkPorts;
+/// What a worker opens its queue with.
+pub(crate) type Seat = DpdkSeat;
+
+impl crate::transports::Reach for DpdkQueue {
+    #[inline]
+    fn reaches(&self, to: &Endpoint) -> bool {
+        Self::reaches(self, to)
+    }
+}
+
+/// Starts DPDK and opens every device.
+///
+/// # Errors
+/// What the driver says.
+pub(crate) fn open(file: &NodeFile, plan: &Plan) -> anyhow::Result<Cold> {
+    Ok(DpdkPorts::open(config(file, plan)?)?)
+}
 
 /// What the node file says, in the driver's words.
 pub(crate) fn config(file: &NodeFile, plan: &Plan) -> anyhow::Result<DpdkConfig> {
@@ -74,10 +95,25 @@ fn device(device: &Device) -> anyhow::Result<dpdk::Device> {
 }
 
 /// A worker's queues.
-pub(crate) fn seat(ports: &mut DpdkPorts, worker: u16, region: Region) -> anyhow::Result<PortSeat> {
+pub(crate) fn seat(ports: &mut Cold, worker: u16, region: Region) -> anyhow::Result<Seat> {
     let Region { base, bytes, page_bytes } = region;
     ports.add_region(dpdk::Region { base, bytes, page_bytes })?;
-    Ok(PortSeat::Dpdk(ports.seat(worker).context("a worker takes its place once")?))
+    ports.seat(worker).context("a worker takes its place once")
+}
+
+/// Buffers of each worker that devices and DPDK's pool hold.
+pub(crate) fn receive_buffers(ports: &Cold) -> u32 {
+    ports.buffers_held()
+}
+
+/// Its ports, for people.
+pub(crate) fn title(ports: &mut Cold) -> String {
+    ports.reports().into_iter().map(|port| port.name).collect::<Vec<_>>().join(", ")
+}
+
+/// What is left once the workers have their queues.
+pub(crate) fn cold(ports: Cold) -> Box<dyn Ports> {
+    Box::new(ports)
 }
 
 /// Lets packets come; what is weaker than it could be.

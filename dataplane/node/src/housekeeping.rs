@@ -5,7 +5,7 @@
 
 use crate::{
     leases::{Couriers, INTERVAL_NS, Leases},
-    port_desk::PortDesk,
+    port_desk::{NoLane, PortDesk},
     state::StateFolder,
     voice::Voice,
     worker::{Clock, End, Gauges, Image, Item},
@@ -30,7 +30,7 @@ use std::{
 use tachyon_driver_api::PortError;
 use tachyon_segment::{
     SealedImage, StatsSegment, WorkerState, WorkerStatus,
-    handover::{Accepted, Connection, Hello, Incoming, Listener, Reply, Request},
+    handover::{Accepted, Connection, Hello, Incoming, LaneRequest, Listener, Reply, Request},
 };
 use tachyon_wire::{
     Message, Reason,
@@ -107,6 +107,8 @@ impl Refusal {
 pub(crate) struct Housekeeping {
     /// What control is told; the ruleset's version is put in when it is.
     pub(crate) hello: Hello,
+    /// The drivers and what each stands on, for people.
+    pub(crate) transports: String,
     pub(crate) listener: Listener,
     pub(crate) connection: Option<Connection>,
     pub(crate) segment: StatsSegment,
@@ -187,6 +189,10 @@ impl Housekeeping {
             let answered = match connection.receive() {
                 Ok(Incoming::Nothing) => break,
                 Ok(Incoming::Request(number, Request::Port(place))) => self.tell_port(&connection, number, place),
+                Ok(Incoming::Request(number, Request::Lane(place))) => self.tell_lane(&connection, number, place),
+                Ok(Incoming::Request(number, Request::ConnectLane(lane))) => {
+                    self.connect_lane(&connection, number, *lane)
+                }
                 Ok(Incoming::Request(number, request)) => answer(&connection, number, self.handle(request)),
                 Ok(Incoming::Malformed(number, text)) => answer(&connection, number, Err(Refusal::never(text))),
                 Ok(Incoming::Closed) => return self.voice.say("control", "disconnected; its rules stay in force", &[]),
@@ -206,6 +212,22 @@ impl Housekeeping {
         }
     }
 
+    fn tell_lane(&mut self, connection: &Connection, number: u32, place: u32) -> io::Result<()> {
+        match self.ports.lane(place) {
+            Some((lane, lanes)) => connection.reply_lane(number, lanes, lane),
+            None if place == 0 => answer(connection, number, Ok(())), // there are none
+            None => answer(connection, number, Err(Refusal::never(format!("there is no lane at place {place}")))),
+        }
+    }
+
+    fn connect_lane(&mut self, connection: &Connection, number: u32, lane: LaneRequest) -> io::Result<()> {
+        match self.ports.connect_lane(&lane) {
+            Ok(ours) => connection.reply_details(number, &ours),
+            Err(NoLane::Never(text)) => answer(connection, number, Err(Refusal::never(text))),
+            Err(NoLane::Later(text)) => answer(connection, number, Err(Refusal(Accepted::Busy, text))),
+        }
+    }
+
     fn lost(&self, error: &io::Error) {
         self.voice.say("control", &format!("connection lost ({error}); its rules stay in force"), &[]);
     }
@@ -219,11 +241,16 @@ impl Housekeeping {
             Request::Ruleset(fd) => self.ruleset(fd),
             Request::StopPort(name) => self.set_port("stopped", &name, PortDesk::stop),
             Request::StartPort(name) => self.set_port("started", &name, PortDesk::start),
-            Request::Port(_) => Err(Refusal::never("a question for a port has no other answer than the port")),
-            Request::Lane(_) | Request::Filter(_) => Ok(()), // there is none
-            Request::ConnectLane(_) | Request::DropLane(..) => Err(Refusal::never("this node has no lanes")),
+            Request::DropLane(worker, to) => {
+                self.ports.drop_lane(worker, to);
+                Ok(())
+            }
+            Request::Filter(_) => Ok(()), // there is none
             Request::AttachFilter(_) | Request::DetachFilter(_) | Request::Denied(_) => {
                 Err(Refusal::never("this node has no pre-filter"))
+            }
+            Request::Port(_) | Request::Lane(_) | Request::ConnectLane(_) => {
+                Err(Refusal::never("what is asked for is answered by what it is, and by nothing else"))
             }
         }
     }

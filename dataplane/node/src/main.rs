@@ -5,11 +5,14 @@
 //! there, the node goes on, or starts, with the last good ruleset.
 //!
 //! This crate deliberately judges nothing and knows no frame: that is `engine` and `policy`. It is the only one that names
-//! drivers. Where things are: [`topology`] declares workers and cores, [`ports`] chooses the driver, [`setup`] builds
+//! drivers. Where things are: [`topology`] declares workers and cores, [`ports`] opens the drivers and [`transports`] makes one
+//! queue of theirs, [`setup`] builds
 //! everything once, [`worker`] is the thread around the loop, [`housekeeping`] the thread beside it, [`sandbox`] what is
 //! given up.
 #![deny(unsafe_code)]
 
+#[cfg(any(not(feature = "dpdk"), not(feature = "verbs")))]
+mod absent;
 mod alloc_seal;
 #[cfg(feature = "dpdk")]
 mod dpdk;
@@ -20,12 +23,20 @@ mod leases;
 mod notify;
 mod port_desk;
 mod ports;
+#[cfg(feature = "verbs")]
+mod rdma;
 mod sandbox;
 mod setup;
 mod state;
 mod topology;
+mod transports;
 mod voice;
 mod worker;
+
+#[cfg(not(feature = "dpdk"))]
+use absent::dpdk;
+#[cfg(not(feature = "verbs"))]
+use absent::rdma;
 
 use anyhow::Context;
 use clap::Parser;

@@ -1,54 +1,84 @@
 //! Housekeeping's side of the ports: what it does for them, and what it tells control of them.
 
 use std::net::IpAddr;
-use tachyon_driver_api::{PortError, PortReport, PortState, Ports, Said};
+use tachyon_driver_api::{LaneKind, LaneReport, LaneRequest, LaneState, PortError, PortReport, PortState, Ports, Said};
 use tachyon_segment::{
     StatsReader,
-    handover::{self, PortStatus},
+    handover::{self, LaneStatus, PortStatus},
 };
-use tachyon_wire::counters::Counters;
+use tachyon_wire::{Endpoint, counters::Counters};
+
+/// Why there is no lane.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum NoLane {
+    /// It cannot be.
+    Never(String),
+    /// It is being taken down; afterwards it can.
+    Later(String),
+}
 
 /// The ports, and what was seen of them last.
 #[derive(Debug)]
 pub(crate) struct PortDesk {
-    ports: Box<dyn Ports>,
+    /// The drivers that are there, in order.
+    sides: Vec<Box<dyn Ports>>,
     /// What the workers count, for drivers whose queues are all there is to a port.
     stats: StatsReader,
     seen: Vec<PortStatus>,
+    seen_lanes: Vec<LaneStatus>,
 }
 
 impl PortDesk {
-    pub(crate) const fn new(ports: Box<dyn Ports>, stats: StatsReader) -> Self {
-        Self { ports, stats, seen: Vec::new() }
+    pub(crate) const fn new(sides: Vec<Box<dyn Ports>>, stats: StatsReader) -> Self {
+        Self { sides, stats, seen: Vec::new(), seen_lanes: Vec::new() }
     }
 
     /// To be called in every interval.
     pub(crate) fn tick(&mut self, now_ns: u64) {
-        self.ports.tick(now_ns);
+        self.sides.iter_mut().for_each(|side| side.tick(now_ns));
     }
 
     /// What devices said since the last call.
     pub(crate) fn said(&mut self) -> Vec<Said> {
-        self.ports.said()
+        self.sides.iter_mut().flat_map(|side| side.said()).collect()
     }
 
     /// A subscriber will be sent to.
     pub(crate) fn want(&mut self, to: IpAddr) {
-        self.ports.want(to);
+        self.sides.iter_mut().for_each(|side| side.want(to));
     }
 
     pub(crate) fn stop(&mut self, name: &str) -> Result<(), PortError> {
-        self.ports.stop(name)
+        self.side_of(name)?.stop(name)
     }
 
     pub(crate) fn start(&mut self, name: &str) -> Result<(), PortError> {
-        self.ports.start(name)
+        self.side_of(name)?.start(name)
+    }
+
+    /// The driver that has this port. With one driver that is it, which says what is wrong with the name.
+    fn side_of(&mut self, name: &str) -> Result<&mut Box<dyn Ports>, PortError> {
+        if let [_] = self.sides.as_slice() {
+            return Ok(&mut self.sides[0]);
+        }
+        let (mut names, mut found) = (Vec::new(), None);
+        for (index, side) in self.sides.iter_mut().enumerate() {
+            let own: Vec<String> = side.reports().into_iter().map(|port| port.name).collect();
+            if own.iter().any(|own| own == name) {
+                found = Some(index);
+            }
+            names.extend(own);
+        }
+        match found.and_then(|index: usize| self.sides.get_mut(index)) {
+            Some(side) => Ok(side),
+            None => Err(PortError(format!("there is no port `{name}`; there are {}", names.join(", ")))),
+        }
     }
 
     /// The port at `place`, and how many there are; for the first one all are looked at anew.
     pub(crate) fn port(&mut self, place: u32) -> Option<(&PortStatus, u16)> {
         if place == 0 {
-            let mut reports = self.ports.reports();
+            let mut reports: Vec<PortReport> = self.sides.iter_mut().flat_map(|side| side.reports()).collect();
             if let [only] = reports.as_mut_slice()
                 && only.counters.is_empty()
             {
@@ -58,6 +88,40 @@ impl PortDesk {
         }
         let count = u16::try_from(self.seen.len()).unwrap_or(u16::MAX);
         self.seen.get(usize::try_from(place).ok()?).map(|port| (port, count))
+    }
+
+    /// The lane at `place`, and how many there are; for the first one all are looked at anew.
+    pub(crate) fn lane(&mut self, place: u32) -> Option<(&LaneStatus, u32)> {
+        if place == 0 {
+            let lanes = self.sides.iter_mut().filter_map(|side| side.lanes()).flat_map(|lanes| lanes.lanes());
+            self.seen_lanes = lanes.map(lane_status).collect();
+        }
+        let count = u32::try_from(self.seen_lanes.len()).unwrap_or(u32::MAX);
+        self.seen_lanes.get(usize::try_from(place).ok()?).map(|lane| (lane, count))
+    }
+
+    /// Agrees on a lane with a peer, by the first driver that has lanes.
+    pub(crate) fn connect_lane(&mut self, lane: &handover::LaneRequest) -> Result<handover::LaneAnswer, NoLane> {
+        let Some(lanes) = self.sides.iter_mut().find_map(|side| side.lanes()) else {
+            let text = "this node has no driver with lanes: put \"rdma\" into driver in [network]";
+            return Err(NoLane::Never(text.to_owned()));
+        };
+        let handover::LaneRequest { worker, to, ports, falls_back, details } = *lane;
+        let request = LaneRequest { worker, to, ports, falls_back, details };
+        match lanes.connect(&request) {
+            Ok(answer) => Ok(handover::LaneAnswer { to: answer.to, details: answer.details }),
+            Err(PortError(text)) => {
+                let same = |lane: &LaneReport| lane.worker == worker && (lane.to == to || to.is_none());
+                let ends = |lane: LaneReport| same(&lane) && lane.state == LaneState::Ending;
+                let is_ending = lanes.lanes().into_iter().any(ends);
+                Err(if is_ending { NoLane::Later(text) } else { NoLane::Never(text) })
+            }
+        }
+    }
+
+    /// Ends a lane, whichever driver has it.
+    pub(crate) fn drop_lane(&mut self, worker: u16, to: Endpoint) {
+        self.sides.iter_mut().filter_map(|side| side.lanes()).for_each(|lanes| lanes.disconnect(worker, to));
     }
 
     /// What all queues together counted. A worker whose page is half written is left out; it is dead.
@@ -99,15 +163,38 @@ fn status(report: PortReport) -> PortStatus {
     }
 }
 
+/// A lane's report as it travels.
+fn lane_status(lane: LaneReport) -> LaneStatus {
+    LaneStatus {
+        worker: lane.worker,
+        to: lane.to,
+        kind: match lane.kind {
+            LaneKind::Datagrams => handover::LaneKind::Datagrams,
+            LaneKind::Connection => handover::LaneKind::Connection,
+            LaneKind::Ring => handover::LaneKind::Ring,
+        },
+        state: match lane.state {
+            LaneState::Connected => handover::LaneState::Connected,
+            LaneState::Waiting => handover::LaneState::Waiting,
+            LaneState::Ending => handover::LaneState::Ending,
+            LaneState::Failed => handover::LaneState::Failed,
+        },
+        why: lane.why,
+        attempts: lane.attempts,
+        fell_back: lane.fell_back,
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
     use std::{cell::RefCell, rc::Rc};
+    use tachyon_driver_api::{LaneAnswer, Lanes};
     use tachyon_segment::StatsSegment;
 
-    /// Ports that keep what is asked of them, and count looks and ticks.
+    /// Ports that keep what is asked of them, and count looks and ticks; the flag says whether they have lanes.
     #[derive(Debug)]
-    struct Kept(Rc<RefCell<Vec<String>>>, Vec<&'static str>);
+    struct Kept(Rc<RefCell<Vec<String>>>, Vec<&'static str>, bool);
 
     impl Kept {
         fn keep(&self, what: String) {
@@ -153,14 +240,103 @@ pub(crate) mod tests {
         fn want(&mut self, to: IpAddr) {
             self.keep(format!("want {to}"));
         }
+
+        fn lanes(&mut self) -> Option<&mut dyn Lanes> {
+            if self.2 { Some(self) } else { None }
+        }
+    }
+
+    impl Lanes for Kept {
+        fn connect(&mut self, request: &LaneRequest) -> Result<LaneAnswer, PortError> {
+            self.keep(format!("connect {} {} {}", request.worker, request.ports, request.falls_back));
+            match request.to.port.get() {
+                8 => Err(PortError("offer again in a moment".into())),
+                9 => Err(PortError("it cannot be".into())),
+                _ => Ok(LaneAnswer { to: request.to, details: request.details.map(|byte| byte + 1) }),
+            }
+        }
+
+        fn disconnect(&mut self, worker: u16, to: Endpoint) {
+            self.keep(format!("disconnect {worker} {}", to.port));
+        }
+
+        fn lanes(&self) -> Vec<LaneReport> {
+            let states =
+                [(7, LaneState::Failed, true), (8, LaneState::Ending, false), (9, LaneState::Connected, false)];
+            let lane = |(port, state, fell_back)| LaneReport {
+                worker: 2,
+                to: Endpoint::v4([10, 0, 0, 9], port),
+                kind: LaneKind::Ring,
+                state,
+                why: "away".into(),
+                attempts: 3,
+                fell_back,
+            };
+            states.map(lane).into()
+        }
     }
 
     /// A desk of ports that keep what is asked of them, and what they keep.
     pub(crate) fn desk(names: &[&'static str]) -> (PortDesk, Rc<RefCell<Vec<String>>>) {
+        desk_of(&[names], false)
+    }
+
+    /// The same with several drivers; the first one may have lanes.
+    fn desk_of(drivers: &[&[&'static str]], lanes: bool) -> (PortDesk, Rc<RefCell<Vec<String>>>) {
         let kept = Rc::new(RefCell::default());
         let segment = StatsSegment::create(1, [1; 16]).unwrap();
         let stats = StatsReader::open(segment.reader_fd(), [1; 16]).unwrap();
-        (PortDesk::new(Box::new(Kept(Rc::clone(&kept), names.to_vec())), stats), kept)
+        let side = |(index, names): (usize, &&[&'static str])| -> Box<dyn Ports> {
+            Box::new(Kept(Rc::clone(&kept), names.to_vec(), lanes && index == 0))
+        };
+        let sides = drivers.iter().enumerate().map(side).collect();
+        (PortDesk::new(sides, stats), kept)
+    }
+
+    #[test]
+    fn with_several_drivers_each_is_told_and_asked_and_a_port_is_its_own() {
+        let (mut desk, kept) = desk_of(&[&["rdma"], &["east", "west"]], false);
+        desk.tick(5);
+        desk.want(IpAddr::from([10, 0, 0, 1]));
+        let names: Vec<String> = (0..3).map(|place| desk.port(place).unwrap().0.name.clone()).collect();
+        assert_eq!((names, desk.port(3)), (["rdma", "east", "west"].map(str::to_owned).into(), None));
+        desk.stop("west").unwrap();
+        let PortError(text) = desk.stop("north").unwrap_err();
+        assert!(text.contains("no port `north`") && text.contains("rdma, east, west"), "{text}");
+        assert_eq!(desk.start("rdma"), Err(PortError("rdma is broken".into())));
+        let kept = kept.borrow();
+        let told: Vec<&String> = kept.iter().filter(|what| *what != "reports").collect();
+        assert_eq!(told, ["tick 5", "tick 5", "want 10.0.0.1", "want 10.0.0.1", "stop west"]);
+    }
+
+    #[test]
+    fn lanes_are_agreed_on_told_and_ended_by_the_driver_that_has_some() {
+        let offer = |port| handover::LaneRequest {
+            worker: 2,
+            to: Endpoint::v4([10, 0, 0, 9], port),
+            ports: 4,
+            falls_back: true,
+            details: [6; 64],
+        };
+        let (mut desk, kept) = desk_of(&[&["rdma"], &["udp"]], true);
+        let answer = desk.connect_lane(&offer(7)).unwrap();
+        assert_eq!((answer.to, answer.details), (offer(7).to, [7; 64]));
+        assert_eq!(desk.connect_lane(&offer(8)), Err(NoLane::Later("offer again in a moment".into())));
+        assert_eq!(desk.connect_lane(&offer(9)), Err(NoLane::Never("it cannot be".into())));
+        let (lane, count) = desk.lane(0).unwrap();
+        assert_eq!((lane.worker, lane.to, count), (2, offer(7).to, 3));
+        assert_eq!((lane.kind, lane.state), (handover::LaneKind::Ring, handover::LaneState::Failed));
+        assert_eq!((lane.why.as_str(), lane.attempts, lane.fell_back), ("away", 3, true));
+        assert_eq!(desk.lane(1).unwrap().0.state, handover::LaneState::Ending);
+        assert_eq!(desk.lane(3), None);
+        desk.drop_lane(2, offer(7).to);
+        assert_eq!(kept.borrow().iter().filter(|what| *what == "connect 2 4 true").count(), 3);
+        assert_eq!(kept.borrow().last().unwrap(), "disconnect 2 7");
+        let (mut desk, kept) = desk_of(&[&["udp"]], false);
+        assert!(matches!(desk.connect_lane(&offer(7)), Err(NoLane::Never(text)) if text.contains("\"rdma\"")));
+        assert_eq!(desk.lane(0), None);
+        desk.drop_lane(2, offer(7).to);
+        assert_eq!(kept.borrow().len(), 0);
     }
 
     #[test]

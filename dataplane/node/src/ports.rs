@@ -1,7 +1,11 @@
-//! The one place that names drivers: from the node file to what each worker opens its queue with, and to the cold side
+//! The one place that names drivers: from the node file to what each worker opens its queue with, and to the cold sides
 //! that housekeeping keeps. Everything below is generic.
 
-use crate::topology::Plan;
+use crate::{
+    dpdk, rdma,
+    topology::Plan,
+    transports::{Kind, Reach, Transports},
+};
 use std::{
     io::ErrorKind,
     net::{IpAddr, UdpSocket},
@@ -10,140 +14,259 @@ use std::{
     time::{Duration, Instant},
 };
 use tachyon_config::{Device, Driver, NodeFile, Switch};
-use tachyon_driver_api::Ports;
-use tachyon_driver_uring::{ArenaRegion, UringConfig, UringPorts};
+use tachyon_driver_api::{Pool, Port, PortError, PortInfo, Ports};
+use tachyon_driver_uring::{ArenaRegion, UringConfig, UringPort, UringPorts, UringQueue};
+use tachyon_wire::Endpoint;
 
 /// What one worker opens its queue with, on its own thread.
+pub(crate) type PortSeat = Transports<rdma::Seat, dpdk::Seat, UringSeat>;
+
+/// Sockets of one worker.
 #[derive(Debug)]
-pub(crate) enum PortSeat {
-    /// Sockets of its own.
-    Uring(UringConfig),
-    /// One queue of each device.
-    #[cfg(feature = "dpdk")]
-    Dpdk(tachyon_driver_dpdk::DpdkSeat),
+pub(crate) struct UringSeat {
+    config: UringConfig,
+    /// Made on the worker's thread, because that looks at what the kernel allows there.
+    port: Option<UringPort>,
 }
 
-/// The driver that the node file names, while the node is built.
-#[derive(Debug)]
-pub(crate) enum Devices {
-    /// UDP sockets; each worker gets this with its own arena.
-    Uring(UringConfig),
-    /// Devices of our own.
-    #[cfg(feature = "dpdk")]
-    Dpdk(Box<tachyon_driver_dpdk::DpdkPorts>),
+impl Port for UringSeat {
+    type Queue = UringQueue;
+
+    fn open(&mut self, shards: &[u16], pool: &mut Pool) -> Result<UringQueue, PortError> {
+        self.port.insert(UringPort::new(self.config.clone())?).open(shards, pool)
+    }
+
+    fn info(&self) -> PortInfo {
+        let unopened = || PortInfo {
+            driver: Driver::Uring.name(),
+            device: self.config.bind_ip.to_string(),
+            frame_bytes_max: self.config.frame_bytes_max,
+            degraded: Vec::new(),
+        };
+        self.port.as_ref().map_or_else(unopened, UringPort::info)
+    }
 }
 
-/// A worker's arena.
+impl Reach for UringQueue {
+    /// The kernel finds a way, or says that there is none.
+    #[inline]
+    fn reaches(&self, _: &Endpoint) -> bool {
+        true
+    }
+}
+
+/// An arena.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Region {
     pub(crate) base: usize,
     pub(crate) bytes: usize,
     /// Of the pages it stands on.
-    #[cfg_attr(not(feature = "dpdk"), expect(dead_code, reason = "only devices of our own want to know"))]
+    #[cfg_attr(not(feature = "dpdk"), expect(dead_code, reason = "only DPDK wants to know"))]
     pub(crate) page_bytes: usize,
 }
 
+/// The drivers that are there, while the node is built.
+#[derive(Debug)]
+pub(crate) struct Devices {
+    /// In order of preference.
+    order: Vec<Driver>,
+    /// Whether the node file names one driver only, which then has to be there.
+    single: bool,
+    /// Those that are not there, and why.
+    missing: Vec<String>,
+    verbs: Option<rdma::Cold>,
+    dpdk: Option<dpdk::Cold>,
+    /// Each worker gets this with its own arena.
+    uring: Option<UringConfig>,
+}
+
 impl Devices {
-    /// Makes what the driver needs before there is a worker.
+    /// Opens what can be opened before there is memory, and looks for the rest; what is not there goes to `degraded`.
     ///
     /// # Errors
-    /// This build does not have the driver, or a device cannot be opened.
-    pub(crate) fn open(file: &NodeFile, plan: &Plan) -> anyhow::Result<Self> {
-        match file.network.driver {
-            Driver::Uring => {
-                wait_for_sockets(file);
-                Ok(Self::Uring(uring(file)))
-            }
-            #[cfg(feature = "dpdk")]
-            Driver::Dpdk => {
-                Ok(Self::Dpdk(Box::new(tachyon_driver_dpdk::DpdkPorts::open(crate::dpdk::config(file, plan)?)?)))
-            }
-            #[cfg(not(feature = "dpdk"))]
-            Driver::Dpdk => {
-                let _ = plan;
-                anyhow::bail!("this tachyond was built without DPDK; build it with --features dpdk")
-            }
+    /// The only driver of the node file is not there, or none of several is.
+    pub(crate) fn open(file: &NodeFile, plan: &Plan, degraded: &mut Vec<String>) -> anyhow::Result<Self> {
+        let order = file.network.driver.list().to_vec();
+        let (single, missing) = (order.len() == 1, Vec::new());
+        let mut devices = Self { order, single, missing, verbs: None, dpdk: None, uring: None };
+        for driver in devices.order.clone() {
+            let result = match driver {
+                Driver::Rdma => rdma::find(file).map(|_| ()),
+                Driver::Dpdk => dpdk::open(file, plan).map(|ports| devices.dpdk = Some(ports)),
+                Driver::Uring => {
+                    wait_for_sockets(file);
+                    devices.uring = Some(uring(file));
+                    Ok(())
+                }
+            };
+            result.or_else(|error| devices.leave_out(driver, error, degraded))?;
         }
+        Ok(devices)
+    }
+
+    /// Opens what needs the workers' memory: all of it, in `regions`.
+    ///
+    /// # Errors
+    /// As with [`Devices::open`].
+    pub(crate) fn open_with(
+        &mut self,
+        file: &NodeFile,
+        regions: &[Region],
+        seed: u64,
+        degraded: &mut Vec<String>,
+    ) -> anyhow::Result<()> {
+        if !self.order.contains(&Driver::Rdma) {
+            return Ok(());
+        }
+        let alone = self.order.len() == 1;
+        match rdma::open(file, regions, alone, seed) {
+            Ok(ports) => self.verbs = Some(ports),
+            Err(error) => return self.leave_out(Driver::Rdma, error, degraded),
+        }
+        if file.rdma.events && !alone {
+            degraded.push("rdma: events = true changes nothing beside other drivers; an idle worker polls".into());
+        }
+        let (wanted, frame_bytes_max) = (file.frame_bytes_max(), self.frame_bytes_max(file));
+        if frame_bytes_max < wanted {
+            degraded.push(format!(
+                "frames have at most {frame_bytes_max} bytes and not {wanted}, because that is the path MTU of {}: raise the MTU of \
+                 its interface (4200 gives 4096)",
+                self.title(Driver::Rdma)
+            ));
+        }
+        if let Some(uring) = &mut self.uring {
+            uring.frame_bytes_max = frame_bytes_max;
+        }
+        if self.is_soft() {
+            degraded.push(format!(
+                "{} is software, whose doorbell the kernel takes only from threads that never gave up a right: workers keep user and \
+                 capabilities, so use it for trials only",
+                self.title(Driver::Rdma)
+            ));
+        }
+        Ok(())
+    }
+
+    /// Goes on without a driver, if there is another one.
+    fn leave_out(&mut self, driver: Driver, error: anyhow::Error, degraded: &mut Vec<String>) -> anyhow::Result<()> {
+        if self.single {
+            return Err(error);
+        }
+        self.order.retain(|one| *one != driver);
+        self.missing.push(format!("{}: {error:#}", driver.name()));
+        if self.order.is_empty() {
+            anyhow::bail!("none of the drivers in [network] is there; {}", self.missing.join("; "));
+        }
+        degraded.push(format!("{} is left out: {error:#}", driver.name()));
+        Ok(())
+    }
+
+    /// Whether the workers' threads must keep their rights, see [`rdma::is_soft`].
+    pub(crate) fn is_soft(&self) -> bool {
+        self.verbs.as_ref().is_some_and(rdma::is_soft)
+    }
+
+    /// The names of those that are there, in order.
+    pub(crate) fn names(&self) -> String {
+        self.order.iter().map(|driver| driver.name()).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The same with what each stands on, for people.
+    pub(crate) fn titles(&mut self) -> String {
+        let order = self.order.clone();
+        let titles = order.into_iter().map(|driver| match self.title(driver) {
+            title if title.is_empty() => driver.name().to_owned(),
+            title => format!("{} ({title})", driver.name()),
+        });
+        titles.collect::<Vec<_>>().join(", ")
+    }
+
+    fn title(&mut self, driver: Driver) -> String {
+        let title = match driver {
+            Driver::Rdma => self.verbs.as_ref().map(rdma::title),
+            Driver::Dpdk => self.dpdk.as_mut().map(dpdk::title),
+            Driver::Uring => None,
+        };
+        title.unwrap_or_default()
     }
 
     /// What a worker opens its queue with; its buffers lie in `region`.
     pub(crate) fn seat(&mut self, worker: u16, region: Region) -> anyhow::Result<PortSeat> {
-        match self {
-            Self::Uring(config) => {
-                let arena = Some(ArenaRegion { base: region.base, bytes: region.bytes });
-                let _ = worker;
-                Ok(PortSeat::Uring(UringConfig { arena, ..config.clone() }))
-            }
-            #[cfg(feature = "dpdk")]
-            Self::Dpdk(ports) => crate::dpdk::seat(ports, worker, region),
-        }
+        let kind = |driver: &Driver| match driver {
+            Driver::Rdma => Kind::Verbs,
+            Driver::Dpdk => Kind::Dpdk,
+            Driver::Uring => Kind::Uring,
+        };
+        let arena = Some(ArenaRegion { base: region.base, bytes: region.bytes });
+        let uring = self.uring.clone().map(|config| UringSeat { config: UringConfig { arena, ..config }, port: None });
+        Ok(PortSeat {
+            order: self.order.iter().map(kind).collect(),
+            verbs: self.verbs.as_mut().map(|ports| rdma::seat(ports, worker)).transpose()?,
+            dpdk: self.dpdk.as_mut().map(|ports| dpdk::seat(ports, worker, region)).transpose()?,
+            uring,
+        })
     }
 
-    /// Buffers that the driver holds to receive into, of each worker's.
-    pub(crate) fn receive_buffers(&self) -> u32 {
-        match self {
-            Self::Uring(config) => config.rx_buffers.into(),
-            #[cfg(feature = "dpdk")]
-            Self::Dpdk(ports) => ports.buffers_held(),
-        }
+    /// Buffers that the drivers hold to receive into, of each worker's.
+    pub(crate) fn receive_buffers(&self, file: &NodeFile) -> u32 {
+        let verbs = self.verbs.as_ref().map_or(0, |_| rdma::receive_buffers(file));
+        let dpdk = self.dpdk.as_ref().map_or(0, dpdk::receive_buffers);
+        verbs + dpdk + self.uring.as_ref().map_or(0, |config| config.rx_buffers.into())
+    }
+
+    /// Largest frame in bytes, header included, that each of them carries.
+    pub(crate) fn frame_bytes_max(&self, file: &NodeFile) -> u32 {
+        let carried = self.verbs.as_ref().map_or(u32::MAX, rdma::frame_bytes_max);
+        carried.min(file.frame_bytes_max())
+    }
+
+    /// Bytes in front of each buffer that are the drivers'.
+    pub(crate) const fn headroom_bytes(&self) -> u32 {
+        if self.dpdk.is_some() { dpdk::HEADROOM_BYTES } else { 0 }
     }
 
     /// Lets frames come, once every worker has its queue. Returns what is degraded.
     pub(crate) fn start(&mut self, plan: &Plan) -> anyhow::Result<Vec<String>> {
-        match self {
-            Self::Uring(_) => {
-                let _ = plan; // sockets are bound when they are opened
-                Ok(Vec::new())
-            }
-            #[cfg(feature = "dpdk")]
-            Self::Dpdk(ports) => crate::dpdk::start(ports, plan),
-        }
+        self.dpdk.as_mut().map_or_else(|| Ok(Vec::new()), |ports| dpdk::start(ports, plan))
     }
 
-    /// What is left after that: the cold side.
-    pub(crate) fn cold(self, queues: u16) -> Box<dyn Ports> {
-        match self {
-            Self::Uring(config) => Box::new(UringPorts::new(&config, queues)),
-            #[cfg(feature = "dpdk")]
-            Self::Dpdk(ports) => ports,
-        }
+    /// Folders of files that ports open while the node runs.
+    pub(crate) fn folders(&self, file: &NodeFile) -> Vec<PathBuf> {
+        let files = file.ports.iter().filter(|_| self.dpdk.is_some()).flat_map(|port| match &port.device {
+            Device::Pcap { read, write } => [read.as_ref(), write.as_ref()],
+            Device::Memif { socket, .. } => [Some(socket), None],
+            _ => [None, None],
+        });
+        let paths = files.flatten().map(|path| Path::new(path.as_str()).parent().unwrap_or(Path::new("/")));
+        paths.map(|path| if path.as_os_str().is_empty() { PathBuf::from(".") } else { path.to_owned() }).collect()
     }
-}
 
-/// Bytes in front of each buffer that are the driver's.
-pub(crate) const fn headroom_bytes(file: &NodeFile) -> u32 {
-    match file.network.driver {
-        Driver::Uring => 0,
-        #[cfg(feature = "dpdk")]
-        Driver::Dpdk => tachyon_driver_dpdk::HEADROOM_BYTES,
-        #[cfg(not(feature = "dpdk"))]
-        Driver::Dpdk => 0,
+    /// Folders that they read while the node runs.
+    pub(crate) fn read(&self) -> Vec<PathBuf> {
+        self.verbs.as_ref().map(rdma::files).unwrap_or_default()
     }
-}
 
-/// Folders of files that ports open while the node runs.
-pub(crate) fn folders(file: &NodeFile) -> Vec<PathBuf> {
-    let files = file.ports.iter().flat_map(|port| match &port.device {
-        Device::Pcap { read, write } => [read.as_ref(), write.as_ref()],
-        Device::Memif { socket, .. } => [Some(socket), None],
-        _ => [None, None],
-    });
-    let paths = files.flatten().map(|path| Path::new(path.as_str()).parent().unwrap_or(Path::new("/")));
-    paths.map(|path| if path.as_os_str().is_empty() { PathBuf::from(".") } else { path.to_owned() }).collect()
-}
-
-/// The driver's name.
-pub(crate) const fn driver(file: &NodeFile) -> &'static str {
-    match file.network.driver {
-        Driver::Uring => "uring",
-        Driver::Dpdk => "dpdk",
+    /// Where publishers find the node by UDP: the first address of the first port, or where sockets listen; with neither, its
+    /// RDMA address.
+    pub(crate) fn address(&self, file: &NodeFile) -> IpAddr {
+        let ports = file.ports.iter().filter(|_| self.dpdk.is_some());
+        let first = ports.flat_map(|port| &port.addresses).next().map(|network| network.ip());
+        let sockets = || self.uring.as_ref().map(|_| file.network.address);
+        first.or_else(sockets).or_else(|| file.rdma_address()).unwrap_or(file.network.address)
     }
-}
 
-/// Where publishers find the node: where it listens, or the first port's first address.
-pub(crate) fn address(file: &NodeFile) -> IpAddr {
-    let first = file.ports.first().and_then(|port| port.addresses.first());
-    first.map_or(file.network.address, |network| network.ip())
+    /// What is left after that: the cold sides, in order.
+    pub(crate) fn cold(self, queues: u16) -> Vec<Box<dyn Ports>> {
+        let mut verbs = self.verbs.map(rdma::cold);
+        let mut dpdk = self.dpdk.map(dpdk::cold);
+        let mut uring = self.uring.map(|config| Box::new(UringPorts::new(&config, queues)) as Box<dyn Ports>);
+        let take = |driver: &Driver| match driver {
+            Driver::Rdma => verbs.take(),
+            Driver::Dpdk => dpdk.take(),
+            Driver::Uring => uring.take(),
+        };
+        self.order.iter().filter_map(take).collect()
+    }
 }
 
 fn uring(file: &NodeFile) -> UringConfig {

@@ -7,7 +7,7 @@ use anyhow::Context;
 use landlock::{ABI, Access, AccessFs, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, path_beneath_rules};
 use rustix::{
     fs::{Gid, Uid},
-    process::geteuid,
+    process::{Resource, Rlimit, geteuid, getrlimit, setrlimit},
     thread::{
         CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_no_new_privs, set_thread_groups,
         set_thread_res_gid, set_thread_res_uid,
@@ -51,23 +51,37 @@ pub(crate) struct Sandbox {
     user: Option<User>,
     /// The folders that stay writable.
     folders: Vec<PathBuf>,
+    /// Further folders that stay readable.
+    read: Vec<PathBuf>,
+    /// Whether rights are kept as they are.
+    keeps: bool,
 }
 
 impl Sandbox {
     /// What there is to give away here, and what is degraded about it.
-    pub(crate) fn new(user: Option<User>, folders: Vec<PathBuf>) -> (Self, Vec<String>) {
+    pub(crate) fn new(user: Option<User>, folders: Vec<PathBuf>, read: Vec<PathBuf>) -> (Self, Vec<String>) {
         let root = geteuid().is_root();
         let degraded = match user {
             Some(_) if !root => vec!["node.user is ignored: only root can become another user".into()],
             None if root => vec!["runs as root, without capabilities; set node.user".into()],
             _ => Vec::new(),
         };
-        (Self { user: user.filter(|_| root), folders }, degraded)
+        (Self { user: user.filter(|_| root), folders, read, keeps: false }, degraded)
+    }
+
+    /// Gives nothing away but the way to new privileges: for threads that write to a device whose file checks that they are
+    /// still who opened it, as the kernel does for the doorbells of RDMA devices that are software.
+    pub(crate) const fn none() -> Self {
+        Self { user: None, folders: Vec::new(), read: Vec::new(), keeps: true }
     }
 
     /// For the calling thread: becomes the user, drops all capabilities, never gains privileges again, and touches no file
     /// outside the folders. Returns what the kernel does not know.
     pub(crate) fn enter(&self) -> anyhow::Result<Vec<String>> {
+        if self.keeps {
+            set_no_new_privs(true).context("cannot give up new privileges")?;
+            return Ok(Vec::new());
+        }
         if let Some(User { uid, gid }) = self.user {
             let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
             set_thread_groups(&[gid]).context("cannot leave root's groups")?;
@@ -95,6 +109,7 @@ impl Sandbox {
             .and_then(|ruleset| {
                 ruleset.add_rules(path_beneath_rules(["/sys/devices/system"], AccessFs::from_read(ABI::V5)))
             })
+            .and_then(|ruleset| ruleset.add_rules(path_beneath_rules(&self.read, AccessFs::from_read(ABI::V5))))
             .and_then(landlock::RulesetCreated::restrict_self)
             .context("cannot set up landlock")?;
         Ok(match status.ruleset {
@@ -124,6 +139,7 @@ const WORKER_CALLS: &[i64] = &[
     libc::SYS_sendto,
     libc::SYS_recvfrom,
     libc::SYS_poll,
+    // The same, and the wakings of RDMA devices.
     libc::SYS_read,
     libc::SYS_lseek,
     libc::SYS_clock_gettime,
@@ -147,6 +163,18 @@ const WORKER_CALLS: &[i64] = &[
     libc::SYS_exit_group,
 ];
 
+/// `RDMA_VERBS_IOCTL` of `rdma/rdma_user_ioctl_cmds.h`: `_IOWR(0x1b, 1, struct ib_uverbs_ioctl_hdr)` with its 24 bytes.
+const RDMA_VERBS_IOCTL: u64 = 0xc018_1b01;
+
+/// Lets the process lock as much memory as it wants, or as much as it may: the kernel counts what RDMA devices are given.
+/// What is refused for want of it says so.
+pub(crate) fn raise_locked_memory() {
+    let most = getrlimit(Resource::Memlock).maximum;
+    if setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None }).is_err() {
+        let _ = setrlimit(Resource::Memlock, Rlimit { current: most, maximum: most }); // it is allowed to anybody
+    }
+}
+
 /// The filter for worker threads: everything that is not listed fails with `EPERM`, memory is never made executable.
 ///
 /// # Errors
@@ -159,6 +187,9 @@ pub(crate) fn worker_filter() -> anyhow::Result<BpfProgram> {
         let not_executable = SeccompCondition::new(2, SeccompCmpArgLen::Dword, masked, 0)?;
         rules.insert(call, vec![SeccompRule::new(vec![not_executable])?]);
     }
+    // What a queue pair's last owner does with it; that the calls are for the device's file cannot be said here.
+    let verbs = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, RDMA_VERBS_IOCTL)?;
+    rules.insert(libc::SYS_ioctl, vec![SeccompRule::new(vec![verbs])?]);
     let denied = SeccompAction::Errno(libc::EPERM.cast_unsigned());
     let filter = SeccompFilter::new(rules, denied, SeccompAction::Allow, std::env::consts::ARCH.try_into()?)?;
     Ok(filter.try_into()?)
@@ -189,11 +220,12 @@ mod tests {
     fn a_thread_in_the_sandbox_writes_only_to_its_folders() {
         let folder = std::env::temp_dir().join(format!("tachyond-sandbox-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
-        let (sandbox, _) = Sandbox::new(None, vec![folder.clone()]);
+        let (sandbox, _) = Sandbox::new(None, vec![folder.clone()], vec!["/proc/sys/kernel".into()]);
         let inside = folder.clone();
         thread::spawn(move || {
             let degraded = sandbox.enter().unwrap();
             fs::write(inside.join("a"), "a").unwrap();
+            assert!(fs::read("/proc/sys/kernel/ostype").is_ok(), "a folder to read");
             if degraded.is_empty() {
                 let outside = inside.with_extension("outside");
                 assert_eq!(fs::write(outside, "a").unwrap_err().kind(), ErrorKind::PermissionDenied);

@@ -1,13 +1,13 @@
 //! From the node file to a running node: everything that can fail, fails here, before packets and with a text that says
-//! what to do. In this order, because each step needs the ones before it: folders, driver, boot number, memory, statistics, the
+//! what to do. In this order, because each step needs the ones before it: folders, drivers, memory, boot number, statistics, the
 //! socket for control, workers (who then give up their privileges), and at last this thread's own.
 
 use crate::{
     housekeeping::{Desk, Housekeeping, check_image},
     leases::Leases,
     port_desk::PortDesk,
-    ports::{self, Devices, PortSeat, Region},
-    sandbox::{Sandbox, User, worker_filter},
+    ports::{Devices, PortSeat, Region},
+    sandbox::{self, Sandbox, User, worker_filter},
     state::{StateFolder, make_folder},
     topology::{Machine, Plan, WorkerPlan},
     voice::Voice,
@@ -28,7 +28,7 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
     time::Instant,
 };
-use tachyon_config::{Instructions, NodeFile, Pages};
+use tachyon_config::{Driver, Instructions, NodeFile, Pages};
 use tachyon_driver_api::Pool;
 use tachyon_driver_arena::{Arena, ArenaConfig};
 use tachyon_engine::{Limits, Path};
@@ -55,29 +55,35 @@ pub(crate) fn build(file: &NodeFile, voice: Voice, stop: Arc<AtomicBool>) -> any
     let mut degraded = plan.degraded.clone();
     let user = file.node.user.as_deref().map(User::find).transpose()?;
     let state = StateFolder::open(&file.node.state_dir)?;
-    let mut devices = Devices::open(file, &plan)?;
+    if file.network.driver.has(Driver::Rdma) {
+        // Devices count the memory of queues that are made later too, when this thread has no right to more.
+        sandbox::raise_locked_memory();
+    }
+    let mut devices = Devices::open(file, &plan, &mut degraded)?;
+    let mut arenas = Arenas::new(file, &plan, devices.headroom_bytes(), &mut degraded)?;
+    let seed = u64::from_ne_bytes(random()?);
+    devices.open_with(file, &arenas.regions(), seed, &mut degraded)?;
     let boot = state.next_boot_number()?;
     let listener = listen(file, user)?;
     if let Some(user) = user.filter(|_| geteuid().is_root()) {
         state.give_to(user.uid, user.gid)?;
     }
-    let mut folders = ports::folders(file);
+    let mut folders = devices.folders(file);
     folders.extend([file.node.state_dir.clone(), file.node.run_dir.clone()]);
-    let (sandbox, weak) = Sandbox::new(user, folders);
+    let (sandbox, weak) = Sandbox::new(user, folders, devices.read());
     degraded.extend(weak);
+    let workers_sandbox = if devices.is_soft() { Sandbox::none() } else { sandbox.clone() };
 
-    let mut boot_id = [0u8; 16];
-    getrandom(&mut boot_id, GetRandomFlags::empty()).context("no random numbers")?;
+    let boot_id = random()?;
     let segment = StatsSegment::create(file.workers.count, boot_id)?;
-    let mut arenas = Arenas::new(file, &plan);
     let filter = Arc::new(worker_filter()?);
     let workers = file.workers.clone();
-    let common = Common { clock: Clock::start(), stop: stop.clone(), sandbox: sandbox.clone(), filter, workers };
+    let common = Common { clock: Clock::start(), stop: stop.clone(), sandbox: workers_sandbox, filter, workers };
     let mut desks = Vec::new();
     for worker in &plan.workers {
-        let (pool, region) = arenas.pool(worker, &mut degraded)?;
+        let (pool, region) = arenas.pool(worker)?;
         let (host, desk) = rings(&segment, worker.worker)?;
-        let limits = limits(file, worker, boot, common.clock, path, devices.receive_buffers());
+        let limits = limits(file, worker, boot, common.clock, path, &devices);
         let seat = Seat { plan: worker.clone(), limits, pool, host };
         desks.push(start(devices.seat(worker.worker, region)?, seat, desk, &common, &mut degraded)?);
     }
@@ -91,11 +97,13 @@ pub(crate) fn build(file: &NodeFile, voice: Voice, stop: Arc<AtomicBool>) -> any
     }
     degraded.extend(sandbox.enter()?);
     let stats = StatsReader::open(segment.reader_fd(), boot_id).context("cannot read the statistics segment")?;
+    let (hello, transports) = (hello(file, boot, boot_id, &devices), devices.titles());
     let ports = PortDesk::new(devices.cold(file.workers.count), stats);
     let mut house = Housekeeping {
         ports,
         clock: common.clock,
-        hello: hello(file, boot, boot_id),
+        hello,
+        transports,
         listener,
         connection: None,
         segment,
@@ -121,8 +129,9 @@ pub(crate) fn announce(house: &Housekeeping, file: &NodeFile) {
     for line in &house.hello.degraded {
         house.voice.say("degraded", line, &[]);
     }
-    let Hello { boot_number, workers, shard_count, .. } = house.hello;
-    let (address, port) = (ports::address(file), file.network.base_port);
+    house.voice.say("transports", &house.transports, &[("drivers", json!(house.hello.driver))]);
+    let Hello { boot_number, workers, shard_count, listen, .. } = house.hello;
+    let (address, port) = (IpAddr::from(listen.ip).to_canonical(), file.network.base_port);
     let ruleset = house.current.as_ref().map_or(0, |image| image.version());
     let instructions = path(file).map_or("", Path::name);
     let text = format!(
@@ -163,29 +172,22 @@ fn listen(file: &NodeFile, user: Option<User>) -> anyhow::Result<Listener> {
 /// One arena per NUMA node.
 struct Arenas<'f> {
     file: &'f NodeFile,
-    workers_of: BTreeMap<Option<u32>, usize>,
+    headroom_bytes: u32,
     made: BTreeMap<Option<u32>, Arena>,
 }
 
 impl<'f> Arenas<'f> {
-    fn new(file: &'f NodeFile, plan: &Plan) -> Self {
-        let mut workers_of = BTreeMap::new();
+    /// Makes them, each with room for the workers of its node.
+    fn new(file: &'f NodeFile, plan: &Plan, headroom_bytes: u32, degraded: &mut Vec<String>) -> anyhow::Result<Self> {
+        let mut workers_of: BTreeMap<Option<u32>, usize> = BTreeMap::new();
         for worker in &plan.workers {
             *workers_of.entry(worker.numa_node).or_default() += 1;
         }
-        Self { file, workers_of, made: BTreeMap::new() }
-    }
-
-    /// A worker's buffers, and the memory they lie in.
-    fn pool(&mut self, worker: &WorkerPlan, degraded: &mut Vec<String>) -> anyhow::Result<(Pool, Region)> {
-        let (memory, node) = (&self.file.memory, worker.numa_node);
-        let each = self.file.buffers_per_worker() as usize;
-        let headroom = ports::headroom_bytes(self.file);
-        if !self.made.contains_key(&node) {
-            let workers = self.workers_of.get(&node).copied().unwrap_or(1);
-            let buffer_bytes = self.file.buffer_bytes() + headroom;
+        let (memory, buffer_bytes) = (&file.memory, file.buffer_bytes() + headroom_bytes);
+        let mut made = BTreeMap::new();
+        for (numa_node, workers) in workers_of {
             let arena = Arena::create(ArenaConfig {
-                bytes: workers * each * buffer_bytes as usize,
+                bytes: workers * file.buffers_per_worker() as usize * buffer_bytes as usize,
                 buffer_bytes,
                 pages: match memory.pages {
                     Pages::Auto => tachyon_driver_arena::Pages::Auto,
@@ -194,16 +196,38 @@ impl<'f> Arenas<'f> {
                     Pages::Ordinary => tachyon_driver_arena::Pages::Ordinary,
                 },
                 lock: memory.lock,
-                numa_node: node,
+                numa_node,
             })?;
             degraded.extend_from_slice(arena.degraded());
-            self.made.insert(node, arena);
+            made.insert(numa_node, arena);
         }
-        let arena = self.made.get_mut(&node).context("the arena was just made")?;
-        let pool = Pool::new(arena.take_behind(headroom, each)?);
-        let (base, bytes) = arena.region();
-        Ok((pool, Region { base: base.as_ptr().expose_provenance(), bytes, page_bytes: arena.page_bytes() }))
+        Ok(Self { file, headroom_bytes, made })
     }
+
+    /// Where they lie.
+    fn regions(&self) -> Vec<Region> {
+        self.made.values().map(region).collect()
+    }
+
+    /// A worker's buffers, and the memory they lie in.
+    fn pool(&mut self, worker: &WorkerPlan) -> anyhow::Result<(Pool, Region)> {
+        let arena = self.made.get_mut(&worker.numa_node).context("each worker's node has an arena")?;
+        let pool = Pool::new(arena.take_behind(self.headroom_bytes, self.file.buffers_per_worker() as usize)?);
+        Ok((pool, region(arena)))
+    }
+}
+
+fn region(arena: &Arena) -> Region {
+    let (base, bytes) = arena.region();
+    Region { base: base.as_ptr().expose_provenance(), bytes, page_bytes: arena.page_bytes() }
+}
+
+/// Bytes that nobody can guess.
+fn random<const BYTES: usize>() -> anyhow::Result<[u8; BYTES]> {
+    let mut bytes = [0; BYTES];
+    let count = getrandom(&mut bytes, GetRandomFlags::empty()).context("no random numbers")?;
+    anyhow::ensure!(count == BYTES, "{count} random bytes instead of {BYTES}");
+    Ok(bytes)
 }
 
 /// The rings between housekeeping and a worker: the worker's ends and housekeeping's.
@@ -258,7 +282,7 @@ fn path(file: &NodeFile) -> anyhow::Result<Path> {
     })
 }
 
-fn limits(file: &NodeFile, worker: &WorkerPlan, boot: u16, clock: Clock, path: Path, receive_buffers: u32) -> Limits {
+fn limits(file: &NodeFile, worker: &WorkerPlan, boot: u16, clock: Clock, path: Path, devices: &Devices) -> Limits {
     Limits {
         worker: worker.worker,
         workers: file.workers.count,
@@ -270,8 +294,8 @@ fn limits(file: &NodeFile, worker: &WorkerPlan, boot: u16, clock: Clock, path: P
         subscribers_max: file.limits.subscribers_max,
         targets_max: file.limits.targets_max,
         buffers: file.buffers_per_worker(),
-        receive_buffers,
-        frame_bytes_max: file.frame_bytes_max(),
+        receive_buffers: devices.receive_buffers(file),
+        frame_bytes_max: devices.frame_bytes_max(file),
         fill_window_ns: file.limits.fill_window_ns.into(),
         boot,
         unix_offset_ns: clock.unix_offset_ns(),
@@ -279,25 +303,25 @@ fn limits(file: &NodeFile, worker: &WorkerPlan, boot: u16, clock: Clock, path: P
     }
 }
 
-fn hello(file: &NodeFile, boot_number: u16, boot_id: [u8; 16]) -> Hello {
+fn hello(file: &NodeFile, boot_number: u16, boot_id: [u8; 16], devices: &Devices) -> Hello {
     let port = file.network.base_port;
     Hello {
         boot_id,
         boot_number,
         workers: file.workers.count,
         shard_count: file.network.shard_count,
-        listen: match ports::address(file) {
+        listen: match devices.address(file) {
             IpAddr::V4(ip) => Endpoint::v4(ip.octets(), port),
             IpAddr::V6(ip) => Endpoint::v6(ip.octets(), port),
         },
-        frame_bytes_max: file.frame_bytes_max(),
+        frame_bytes_max: devices.frame_bytes_max(file),
         sessions_max: file.limits.sessions_max,
         subscribers_max: file.limits.subscribers_max,
         topics_max: file.limits.topics_max,
         senders_max: file.limits.senders_max,
         targets_max: file.limits.targets_max,
         ruleset_version: 0,
-        driver: ports::driver(file).into(),
+        driver: devices.names(),
         degraded: Vec::new(),
     }
 }

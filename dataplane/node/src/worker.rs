@@ -19,8 +19,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tachyon_config::{Idle, WorkersSection};
-use tachyon_driver_api::{Pool, Port, PortError, PortInfo, RxQueue, TxQueue};
-use tachyon_driver_uring::UringPort;
+use tachyon_driver_api::{Pool, Port, PortInfo, RxQueue, TxQueue};
 use tachyon_engine::{Host, Limits, Memory, Work, Worker};
 use tachyon_policy::Verified;
 use tachyon_segment::{SealedImage, StatsWriter};
@@ -221,19 +220,15 @@ pub(crate) fn start(port: PortSeat, seat: Seat, common: &Common) -> anyhow::Resu
     let (say, hear) = mpsc::sync_channel(1);
     let common = common.clone();
     let name = format!("worker-{}", seat.plan.worker);
-    let thread = thread::Builder::new().name(name).spawn(move || match port {
-        PortSeat::Uring(config) => live(|| UringPort::new(config), seat, &common, &say),
-        #[cfg(feature = "dpdk")]
-        PortSeat::Dpdk(port) => live(|| Ok(port), seat, &common, &say),
-    })?;
+    let thread = thread::Builder::new().name(name).spawn(move || live(port, seat, &common, &say))?;
     match hear.recv() {
         Ok(opened) => opened.map(|opened| (opened, thread)),
         Err(_) => anyhow::bail!("a worker's thread ended before it was open"),
     }
 }
 
-/// The whole life of a worker's thread, whatever its port is.
-fn live<P: Port>(port: impl FnOnce() -> Result<P, PortError>, seat: Seat, common: &Common, say: &Say) -> End {
+/// The whole life of a worker's thread.
+fn live(port: PortSeat, seat: Seat, common: &Common, say: &Say) -> End {
     match open(port, seat, common) {
         Ok((opened, worker)) => {
             let _ = say.send(Ok(opened));
@@ -247,11 +242,11 @@ fn live<P: Port>(port: impl FnOnce() -> Result<P, PortError>, seat: Seat, common
 }
 
 /// On the worker's thread: pins it, takes its memory, opens its queue, gives up what it needs no more.
-fn open<'a, P: Port>(
-    port: impl FnOnce() -> Result<P, PortError>,
+fn open<'a>(
+    mut port: PortSeat,
     seat: Seat,
     common: &Common,
-) -> anyhow::Result<(Opened, Worker<'a, P::Queue, NodeHost>)> {
+) -> anyhow::Result<(Opened, Worker<'a, <PortSeat as Port>::Queue, NodeHost>)> {
     let Seat { plan, limits, mut pool, host } = seat;
     let mut degraded = Vec::new();
     if let Some(cpu) = plan.cpu
@@ -260,7 +255,6 @@ fn open<'a, P: Port>(
         degraded.push(format!("worker {} is not pinned to core {cpu}: {error}", plan.worker));
     }
     let memory = Memory::leak(&limits); // after pinning, so that first touch puts it on the right node
-    let mut port = port()?;
     let queue = port.open(limits.shards, &mut pool)?;
     degraded.extend(common.sandbox.enter()?);
     if let Err(error) = sandbox::apply(&common.filter) {

@@ -7,11 +7,11 @@ use std::{fs, net::UdpSocket, process::Command, thread, time::Duration};
 use tachyon_policy::compile::{Quota, compile};
 use tachyon_segment::{
     WorkerState,
-    handover::{CallError, PortState, Request},
+    handover::{CallError, LaneRequest, PortState, Request},
     seal_image,
 };
 use tachyon_wire::{
-    Message,
+    Endpoint, Message,
     build::{FrameFields, FrameWriter, Seal},
     frame::{self, Lane},
 };
@@ -238,17 +238,81 @@ fn its_ports_are_told_and_cannot_be_taken_from_the_workers() {
     control.call(&session(1)).unwrap(); // still in step
 }
 
+/// What a node said that ended by itself, and whether it ended well.
+fn said_by(folder: &Folder, network: &str) -> (bool, String) {
+    let file = folder.0.join("node.toml");
+    let folders = format!("[node]\nstate_dir = {:?}\nrun_dir = {:?}\n", folder.0.join("state"), folder.0.join("run"));
+    fs::write(&file, format!("{folders}[network]\n{network}")).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_tachyond")).arg("--config").arg(&file).output().unwrap();
+    (output.status.success(), String::from_utf8(output.stdout).unwrap())
+}
+
+/// Whether this machine has an RDMA device that could answer for loopback, which no test machine but a lab's has.
+fn has_rdma() -> bool {
+    fs::read_dir("/sys/class/infiniband").is_ok_and(|mut devices| devices.next().is_some())
+}
+
+#[test]
+fn a_driver_of_several_that_is_not_there_is_told_in_one_line_and_the_others_go_on() {
+    if has_rdma() {
+        return println!("skipped: this machine has an RDMA device");
+    }
+    let folder = Folder::new("several");
+    let more = "[rdma]\nreceive_depth = 32\n";
+    let mut node = Node::start_with(&folder.0, free_base(), 1, "driver = [\"rdma\", \"uring\"]\n", more);
+    let told = node.hear("rdma is left out");
+    assert!(told.contains("\"degraded\""), "{told}");
+    let why = if cfg!(feature = "verbs") { "no RDMA device" } else { "build it with --features verbs" };
+    assert!(told.contains(why) && !told.contains("\\n"), "{told}");
+    assert!(node.hear("\"transports\"").contains("\"drivers\":\"uring\""));
+    node.hear("\"ready\"");
+    assert_eq!(node.said.iter().filter(|line| line.contains("rdma is left out")).count(), 1);
+    let (mut control, hello, stats) = node.connect();
+    assert_eq!((hello.driver.as_str(), hello.frame_bytes_max), ("uring", 1_472));
+    assert!(hello.degraded.iter().any(|line| line.contains("rdma is left out")), "{:?}", hello.degraded);
+    assert_eq!(control.ports().unwrap().len(), 1);
+    assert_eq!(control.lanes().unwrap(), []);
+    let offer = LaneRequest { worker: 0, to: Endpoint::NONE, ports: 1, falls_back: true, details: [0; 64] };
+    let refusal = refused(control.connect_lane(offer).map(|_| ()));
+    assert!(refusal.contains("no driver with lanes"), "{refusal}");
+    control.call(&Request::DropLane(0, Endpoint::NONE)).unwrap();
+    // And frames pass as ever.
+    control.call(&ruleset(&rules(5, Quota::UNLIMITED))).unwrap();
+    control.call(&session(1)).unwrap();
+    let out = UdpSocket::bind("127.0.0.1:0").unwrap();
+    out.send_to(&frame(1, 0, 1), ("127.0.0.1", node.base)).unwrap();
+    wait_for(&stats, "accepted", |all| all[0].messages_accepted == 1);
+    assert!(node.stop());
+}
+
+#[test]
+fn a_node_none_of_whose_drivers_is_there_does_not_start() {
+    if has_rdma() {
+        return println!("skipped: this machine has an RDMA device");
+    }
+    let folder = Folder::new("none");
+    let (fine, said) = said_by(&folder, "driver = \"rdma\"\naddress = \"127.0.0.1\"\n");
+    let why =
+        if cfg!(feature = "verbs") { "this machine has no RDMA device" } else { "build it with --features verbs" };
+    assert!(!fine && said.contains("error") && said.contains(why), "{said}");
+    #[cfg(not(feature = "dpdk"))]
+    {
+        let port = "[[ports]]\nname = \"east\"\ndevice = { ring = {} }\naddresses = [\"10.0.1.1/24\"]\n";
+        let network = format!("driver = [\"rdma\", \"dpdk\"]\naddress = \"127.0.0.1\"\n{port}");
+        let (fine, said) = said_by(&folder, &network);
+        assert!(!fine && said.contains("none of the drivers in [network] is there"), "{said}");
+        assert!(said.contains(why) && said.contains("build it with --features dpdk"), "{said}");
+    }
+    assert!(!folder.0.join("state/boot-number").exists(), "what did not start is no start");
+}
+
 #[cfg(not(feature = "dpdk"))]
 #[test]
 fn a_driver_that_is_not_built_in_is_refused_with_what_to_do() {
     let folder = Folder::new("no-dpdk");
-    let file = folder.0.join("node.toml");
-    let folders = format!("[node]\nstate_dir = {:?}\nrun_dir = {:?}\n", folder.0.join("state"), folder.0.join("run"));
     let port = "[[ports]]\nname = \"east\"\ndevice = { ring = {} }\naddresses = [\"10.0.1.1/24\"]\n";
-    fs::write(&file, format!("{folders}[network]\ndriver = \"dpdk\"\n{port}")).unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_tachyond")).arg("--config").arg(&file).output().unwrap();
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert!(!output.status.success() && said.contains("build it with --features dpdk"), "{said}");
+    let (fine, said) = said_by(&folder, &format!("driver = \"dpdk\"\n{port}"));
+    assert!(!fine && said.contains("build it with --features dpdk"), "{said}");
     assert!(!folder.0.join("state/boot-number").exists(), "what did not start is no start");
 }
 

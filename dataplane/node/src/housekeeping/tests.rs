@@ -67,6 +67,7 @@ fn ports_are_ticked_told_whom_to_expect_and_set_by_control() {
     let stop = Arc::new(AtomicBool::new(false));
     let house = Housekeeping {
         hello: hello(),
+        transports: String::new(),
         listener: Listener::bind(&socket, &[rustix::process::geteuid().as_raw()]).unwrap(),
         connection: None,
         segment: StatsSegment::create(1, BOOT).unwrap(),

@@ -73,10 +73,15 @@ pub(crate) struct Node {
 impl Node {
     /// Starts a node with so many workers; more text may be added to the node file.
     pub(crate) fn start(folder: &Path, base: u16, workers: u16, more: &str) -> Self {
+        Self::start_with(folder, base, workers, "", more)
+    }
+
+    /// The same with more in its section on the network.
+    pub(crate) fn start_with(folder: &Path, base: u16, workers: u16, network: &str, more: &str) -> Self {
         let file = folder.join("node.toml");
         let text = format!(
             "[node]\nstate_dir = {:?}\nrun_dir = {:?}\n[network]\naddress = \"127.0.0.1\"\nbase_port = {base}\n\
-             shard_count = {SHARDS}\n[memory]\nbuffers_per_worker = 256\nreceive_buffers = 64\n\
+             shard_count = {SHARDS}\n{network}[memory]\nbuffers_per_worker = 256\nreceive_buffers = 64\n\
              [limits]\ntopics_max = 1024\nsenders_max = 256\nsessions_max = 64\nsubscribers_max = 16\ntargets_max = 256\n\
              [workers]\ncount = {workers}\nstrict_heap = true\n{more}",
             folder.join("state"),
