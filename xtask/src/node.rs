@@ -32,6 +32,9 @@ pub(crate) fn build(more: &[&str], quiet: bool) -> Result<()> {
     if install::has_dpdk() {
         command.args(["--features", "tachyon-node/dpdk"]);
     }
+    if install::has_verbs() {
+        command.args(["--features", "tachyon-node/verbs"]);
+    }
     if quiet {
         command.arg("--quiet");
     }

@@ -49,10 +49,16 @@ fn features() -> Vec<&'static str> {
         println!("not tested: verbs (apt-get install libibverbs-dev libclang-dev)");
         words.extend(["--exclude", "tachyon-driver-verbs-sys", "--exclude", "tachyon-driver-verbs"]);
     }
-    match (dpdk, hwloc) {
-        (true, true) => words.push("--all-features"),
-        (_, true) => words.extend(["--features", "tachyon-node/hwloc"]),
-        (_, false) => println!("not tested: hwloc (apt-get install libhwloc-dev libudev-dev)"),
+    if !hwloc {
+        println!("not tested: hwloc (apt-get install libhwloc-dev libudev-dev)");
+    }
+    if dpdk && verbs && hwloc {
+        words.push("--all-features");
+        return words;
+    }
+    let of_the_node = [(dpdk, "tachyon-node/dpdk"), (verbs, "tachyon-node/verbs"), (hwloc, "tachyon-node/hwloc")];
+    for (_, feature) in of_the_node.iter().filter(|(is_there, _)| *is_there) {
+        words.extend(["--features", feature]);
     }
     words
 }

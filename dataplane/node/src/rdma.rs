@@ -5,7 +5,7 @@ use anyhow::Context;
 use std::{fs, net::IpAddr, path::PathBuf};
 use tachyon_config::NodeFile;
 use tachyon_driver_api::Ports;
-use tachyon_driver_verbs::{ArenaRegion, HardwareDevice, VerbsConfig, VerbsPorts, VerbsQueue, VerbsSeat, devices};
+use tachyon_driver_verbs::{ArenaRegion, VerbsConfig, VerbsPorts, VerbsQueue, VerbsSeat, device::Device, devices};
 use tachyon_wire::Endpoint;
 
 /// The cold side.
@@ -16,7 +16,7 @@ pub(crate) type Seat = VerbsSeat<tachyon_driver_verbs::Hardware>;
 /// In nanoseconds.
 const MILLISECOND: u64 = 1_000_000;
 
-impl crate::transports::Reach for VerbsQueue<HardwareDevice> {
+impl<D: Device> crate::transports::Reach for VerbsQueue<D> {
     #[inline]
     fn reaches(&self, to: &Endpoint) -> bool {
         Self::reaches(self, to)

@@ -310,5 +310,7 @@ where
     }
 }
 
+#[cfg(all(test, feature = "verbs"))]
+mod lane_tests;
 #[cfg(test)]
 mod tests;

@@ -148,7 +148,9 @@ impl<F: Fabric> Lanes for VerbsPorts<F> {
             return Err(PortError(format!("{} is lost: start the node again", self.info.device)));
         }
         self.make_room(worker, to, &theirs)?;
-        self.own_desk(worker)?.describe(to, ports, falls_back)?;
+        // A datagram says that it comes from its queue pair, so that is where replies to it go.
+        let source = matches!(theirs, Details::Datagrams { .. }).then(|| theirs.endpoint());
+        self.own_desk(worker)?.describe(to, ports, falls_back, source)?;
         let details = self.agree(worker, to, &theirs)?.encode();
         Ok(LaneAnswer { to, details })
     }

@@ -59,14 +59,20 @@ impl Peer {
 }
 
 impl<F: Fabric> Desk<F> {
+    /// Who but `to` has one of these names.
+    fn owner(&self, to: &Endpoint, first: &Endpoint, ports: u16) -> Option<Endpoint> {
+        let mut others = self.peers.iter().filter(|(one, _)| **one != key(to));
+        let found = others.find(|(one, peer)| peer.shares(**one, first, ports));
+        found.map(|((ip, port), _)| Endpoint::v6(*ip, *port))
+    }
+
     /// Whether these names can be a peer's, or are its already.
     fn check_names(&self, to: &Endpoint, ports: u16) -> Result<(), PortError> {
-        let taken = self.peers.iter().find(|(one, peer)| **one != key(to) && peer.shares(**one, to, ports));
-        match taken {
-            Some(((ip, port), _)) => Err(PortError(format!(
+        match self.owner(to, to, ports) {
+            Some(owner) => Err(PortError(format!(
                 "{ports} ports from {} on are in part those of {}: give each peer ports of its own",
                 name(to),
-                name(&Endpoint::v6(*ip, *port))
+                name(&owner)
             ))),
             None => Ok(()),
         }
@@ -107,21 +113,38 @@ impl<F: Fabric> Desk<F> {
         self.order(Order::Forget { to, ports, lane });
     }
 
-    /// What a peer is to be called from its next agreement on.
-    pub(crate) fn describe(&mut self, to: Endpoint, ports: u16, falls_back: bool) -> Result<(), PortError> {
+    /// What a peer is to be called from its next agreement on; a `source` that its frames come from replaces its further names.
+    pub(crate) fn describe(
+        &mut self,
+        to: Endpoint,
+        ports: u16,
+        falls_back: bool,
+        source: Option<Endpoint>,
+    ) -> Result<(), PortError> {
         let last = u32::from(to.port.get()) + u32::from(ports) - u32::from(ports > 0);
         if ports == 0 || last > u32::from(u16::MAX) {
             return Err(PortError(format!("{ports} ports from {} on cannot be: there are 65535", name(&to))));
         }
         self.check_names(&to, ports)?;
-        if self.peers.get(&key(&to)).is_none_or(|peer| peer.lane.is_none() || peer.ports != ports) {
+        let mut peer = Peer { ports, falls_back, ..Peer::new() };
+        let standing = self.peers.get(&key(&to));
+        peer.also = match source {
+            // What is another's name already stays the other's; then replies to it go there.
+            Some(source) => {
+                let is_new = !peer.shares(key(&to), &source, 1) && self.owner(&to, &source, 1).is_none();
+                is_new.then_some(source).into_iter().collect()
+            }
+            None => standing.filter(|peer| !peer.is_datagram).map(|peer| peer.also.clone()).unwrap_or_default(),
+        };
+        let kept = standing.filter(|standing| standing.ports == ports && standing.also == peer.also);
+        if let Some((lane, is_datagram)) = kept.and_then(|standing| Some((standing.lane?, standing.is_datagram))) {
+            (peer.lane, peer.is_datagram) = (Some(lane), is_datagram);
+        } else {
             // What it has already comes back before it gets something new.
             self.unroute(to);
-            let also = self.peers.get(&key(&to)).map_or(0, |peer| peer.also.len());
-            self.check_room(&to, usize::from(ports) + also)?;
+            self.check_room(&to, peer.names())?;
         }
-        let peer = self.peers.entry(key(&to)).or_insert_with(Peer::new);
-        (peer.ports, peer.falls_back) = (ports, falls_back);
+        self.peers.insert(key(&to), peer);
         Ok(())
     }
 }
@@ -140,8 +163,8 @@ impl<F: Fabric> VerbsPorts<F> {
             return Ok(());
         }
         let lane = peer.lane;
-        if let Some((owner, _)) = desk.peers.iter().find(|(one, peer)| peer.shares(**one, &also, 1)) {
-            let owner = name(&Endpoint::v6(owner.0, owner.1));
+        if let Some(owner) = desk.owner(&to, &also, 1) {
+            let owner = name(&owner);
             return Err(PortError(format!("{} is a name of {owner}: end its lane first", name(&also))));
         }
         if let Some(lane) = lane {

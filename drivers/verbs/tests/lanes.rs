@@ -17,7 +17,7 @@ const NODE: Endpoint = Endpoint::v4([192, 0, 2, 1], 24_640);
 fn both() -> (World, Station, Station) {
     let world = World::new(1);
     let node = Station::new(&world, [192, 0, 2, 1], |config| {
-        (config.ports_per_peer, config.lanes_max, config.reconnects_max) = (4, 2, 2);
+        (config.ports_per_peer, config.lanes_max, config.reconnects_max) = (5, 2, 2);
     });
     let peer = Station::new(&world, [192, 0, 2, 2], |config| (config.ports_per_peer, config.lanes_max) = (4, 2));
     (world, node, peer)
@@ -97,12 +97,13 @@ fn datagrams_need_no_name_and_may_become_a_connection_and_back() {
     let theirs = peer.ports.datagrams(0).unwrap();
     let unnamed = LaneRequest { to: Endpoint::NONE, ..request(&theirs, 1, false) };
     assert_eq!(Lanes::connect(&mut node.ports, &unnamed).unwrap().to, theirs.endpoint());
+    Lanes::disconnect(&mut node.ports, 0, theirs.endpoint());
     let answer = Lanes::connect(&mut node.ports, &request(&theirs, 4, false)).unwrap();
     assert_eq!(Details::decode(&answer.details), node.ports.datagrams(0));
     assert!(reaches(&mut node, port(PEER, 3)) && reaches(&mut node, theirs.endpoint()));
     assert_eq!(fate(&mut node, port(PEER, 3)), None);
-    assert_eq!(peer.receive(0).len(), 1);
-    Lanes::disconnect(&mut node.ports, 0, theirs.endpoint());
+    assert_eq!(fate(&mut node, theirs.endpoint()), None, "a reply to what came from there");
+    assert_eq!(peer.receive(0).len(), 2);
     pass(&mut node, 2); // lanes come back when nothing is in flight on them
     offer(&mut node, &mut peer, None, false).unwrap();
     assert_eq!(Lanes::lanes(&node.ports)[0].kind, LaneKind::Connection);
@@ -148,9 +149,9 @@ fn names_that_cannot_be_are_refused_and_nothing_is_left_of_them() {
     };
     refused(PEER, 0, "cannot be");
     refused(Endpoint::v6(PEER.ip, 65_535), 2, "cannot be");
-    refused(PEER, 9, "raise ports_per_peer");
+    refused(PEER, 10, "raise ports_per_peer"); // and the one that datagrams come from
     Lanes::connect(&mut node.ports, &request(&theirs, 4, false)).unwrap();
-    for (first, ports) in [(5_003, 1), (4_998, 3), (4_990, 4)] {
+    for (first, ports) in [(5_003, 1), (4_998, 3), (4_990, 5)] {
         let to = Endpoint::v6(PEER.ip, first);
         let result = Lanes::connect(&mut node.ports, &LaneRequest { to, ..request(&theirs, ports, false) });
         assert_eq!(result.is_err(), first != 4_990, "{first}: {result:?}");

@@ -31,10 +31,10 @@ struct Inner {
 
 /// A queue that does what a test says.
 #[derive(Clone, Debug)]
-struct Fake(Rc<RefCell<Inner>>);
+pub(super) struct Fake(Rc<RefCell<Inner>>);
 
 impl Fake {
-    fn new(shard: u16, reached: Option<&[u16]>) -> Self {
+    pub(super) fn new(shard: u16, reached: Option<&[u16]>) -> Self {
         let reached = reached.map(|ports| ports.iter().copied().collect());
         Self(Rc::new(RefCell::new(Inner {
             reached,
@@ -55,7 +55,7 @@ impl Fake {
         self.0.borrow_mut().reached = Some(ports.iter().copied().collect());
     }
 
-    fn tokens(&self) -> Vec<u32> {
+    pub(super) fn tokens(&self) -> Vec<u32> {
         self.0.borrow().sent.iter().map(|(token, _)| *token).collect()
     }
 }
