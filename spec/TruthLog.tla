@@ -15,12 +15,16 @@ Who takes part:
 
 A power failure stops both processes and forgets what was not synced, each slot
 by itself: so the end of a file may be lost, torn, or there with a gap before it.
+To a reader lost and torn are the same: bytes whose checksum does not match.
 A crash of one process forgets only that process's memory. A failed sync leaves
 every unsynced slot unknown, and clean: a second sync would say yes to nothing.
 
 Hashes are perfect here: instead of a hash a record carries all that it covers.
 Filling a segment and opening the next is the same step as opening one after a
 recovery, so segments are opened here only for the latter.
+
+Left out: messages lost on the way to a subscriber, timeouts, full disks, bits
+that decay, other shards, frames with several messages, windows that overflow.
 
 `Bug` breaks one rule on purpose. What each value breaks is said where it is used;
 which property has to notice is said in the runner.
@@ -254,22 +258,27 @@ SyncFails ==
 -------------------------------------------------------------------------------
 (* Crashes and recovery *)
 
+\* Control's memory is gone. The ring and the cursor lie in memory that the node owns, and the cache is the kernel's, so what was
+\* written may still reach the disk.
 ControlCrashes ==
     /\ control_up
     /\ Fault(FALSE)
     /\ control_up' = FALSE /\ chain' = <<>> /\ synced' = 0
     /\ UNCHANGED <<publisher, received, node, files>>
 
+\* Windows, held messages, ring and cursor are gone.
 ForgetNode ==
     /\ node_up' = FALSE /\ ring' = <<>> /\ told' = {} /\ UNCHANGED epoch
     /\ window' = [m \in Messages |-> "none"]
 
+\* Control goes on, and syncs what it has written; what is in the ring only is gone.
 NodeCrashes ==
     /\ node_up
     /\ Fault(FALSE)
     /\ ForgetNode
     /\ UNCHANGED <<publisher, received, control, files>>
 
+\* Both stop. Of what was not synced any part may have reached the disk, in any order.
 PowerFails ==
     /\ Fault(TRUE)
     /\ ForgetNode
