@@ -310,7 +310,8 @@ where
     }
 }
 
-#[cfg(all(test, feature = "verbs"))]
+#[cfg(test)]
+#[cfg(feature = "verbs")]
 mod lane_tests;
 #[cfg(test)]
 mod tests;

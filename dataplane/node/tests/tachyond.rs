@@ -239,6 +239,7 @@ fn its_ports_are_told_and_cannot_be_taken_from_the_workers() {
 }
 
 /// What a node said that ended by itself, and whether it ended well.
+#[expect(clippy::unwrap_used, reason = "in a test a failure is a panic, in its helpers too")]
 fn said_by(folder: &Folder, network: &str) -> (bool, String) {
     let file = folder.0.join("node.toml");
     let folders = format!("[node]\nstate_dir = {:?}\nrun_dir = {:?}\n", folder.0.join("state"), folder.0.join("run"));
