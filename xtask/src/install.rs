@@ -39,6 +39,24 @@ const NEEDS: &[Need] = &[
         why: "verbs: workers can then own RoCE v2 queue pairs",
         required: false,
     },
+    Need {
+        shows: &["pkg-config", "--exists", "libbpf"],
+        packages: &["pkg-config", "libbpf-dev"],
+        why: "libbpf: interfaces that stay with the kernel can then be filtered at the device",
+        required: false,
+    },
+    Need {
+        shows: &["clang", "--version"],
+        packages: &["clang"],
+        why: "clang: it compiles that filter",
+        required: false,
+    },
+    Need {
+        shows: &["sh", "-c", "command -v xdp-filter"],
+        packages: &["xdp-tools"],
+        why: "xdp-tools: the filter can then be compared with xdp-filter",
+        required: false,
+    },
 ];
 
 /// Only the models need it, so nobody else is asked for it.
@@ -94,6 +112,11 @@ pub(crate) fn has_dpdk() -> bool {
 /// Whether verbs can be linked.
 pub(crate) fn has_verbs() -> bool {
     is_there(&["pkg-config", "--exists", "libibverbs"])
+}
+
+/// Whether the pre-filter can be compiled and its loader linked.
+pub(crate) fn has_bpf() -> bool {
+    is_there(&["pkg-config", "--exists", "libbpf"]) && is_there(&["clang", "--version"])
 }
 
 /// Whether this command runs and ends well.

@@ -49,6 +49,10 @@ fn features() -> Vec<&'static str> {
         println!("not tested: verbs (apt-get install libibverbs-dev libclang-dev)");
         words.extend(["--exclude", "tachyon-driver-verbs-sys", "--exclude", "tachyon-driver-verbs"]);
     }
+    if !install::has_bpf() {
+        println!("not tested: the pre-filter (apt-get install clang libbpf-dev)");
+        words.extend(["--exclude", "tachyon-loader"]);
+    }
     if !hwloc {
         println!("not tested: hwloc (apt-get install libhwloc-dev libudev-dev)");
     }

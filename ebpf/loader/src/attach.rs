@@ -176,20 +176,30 @@ fn adopt(link: &Link, attached: Program, config: &Config, content: &Content<'_>)
 fn create_link(program: &Program, interface: &str, ifindex: u32, generic: bool) -> Result<(OwnedFd, Option<String>)> {
     let native = match sys::link_create(program.as_fd(), ifindex, libbpf_sys::XDP_FLAGS_DRV_MODE) {
         Ok(link) => return Ok((link, None)),
+        Err(error) if is_taken(&error) => return Err(taken(interface)),
         Err(error) => error,
     };
-    if matches!(native.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::AlreadyExists) {
-        return Err(LoaderError(format!(
-            "{interface} has an XDP program of somebody else's; take it off (`ip link set dev {interface} xdp off`, or \
-             xdp-loader unload)"
-        )));
-    }
     let why = format!("the driver of {interface} takes no XDP program ({native})");
     if !generic {
         return Err(LoaderError(format!("{why}; lower its MTU, or allow generic XDP")));
     }
-    let link = sys::link_create(program.as_fd(), ifindex, libbpf_sys::XDP_FLAGS_SKB_MODE);
-    Ok((link.doing(|| format!("{why}, and the kernel refuses generic XDP"))?, Some(why)))
+    match sys::link_create(program.as_fd(), ifindex, libbpf_sys::XDP_FLAGS_SKB_MODE) {
+        Ok(link) => Ok((link, Some(why))),
+        Err(error) if is_taken(&error) => Err(taken(interface)),
+        Err(error) => Err(LoaderError(format!("{why}, and the kernel refuses generic XDP: {error}"))),
+    }
+}
+
+/// Which of both the kernel says, and at which of the two attempts, differs between 6.1 and later ones.
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::AlreadyExists)
+}
+
+fn taken(interface: &str) -> LoaderError {
+    LoaderError(format!(
+        "{interface} has an XDP program of somebody else's; take it off (`ip link set dev {interface} xdp off`, or \
+         `xdp-loader unload {interface} --all`)"
+    ))
 }
 
 /// Gives the tables names beside the link. They are for people and tools; the program itself keeps the tables.

@@ -12,7 +12,11 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/prefilter.bpf.o"));
+/// The reader of object files wants its memory aligned.
+#[repr(C, align(16))]
+struct Aligned<T: ?Sized>(T);
+
+static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/prefilter.bpf.o")));
 
 /// What new tables begin with.
 #[derive(Clone, Copy, Debug, Default)]
@@ -205,8 +209,7 @@ impl AsFd for Program {
 fn opened() -> Result<OpenObject> {
     let mut builder = ObjectBuilder::default();
     let named = builder.name("prefilter").doing(|| "the pre-filter's name".to_owned())?;
-    // A copy, because the reader of object files wants its memory aligned.
-    named.open_memory(&OBJECT.to_vec()).doing(|| "the pre-filter's object file cannot be read".to_owned())
+    named.open_memory(&OBJECT.0).doing(|| "the pre-filter's object file cannot be read".to_owned())
 }
 
 /// FNV-1a: it tells builds apart and protects nothing.
@@ -215,7 +218,7 @@ fn fnv(bytes: impl IntoIterator<Item = u8>) -> u64 {
 }
 
 fn build() -> u64 {
-    fnv(OBJECT.iter().copied())
+    fnv(OBJECT.0.iter().copied())
 }
 
 /// A hash over everything that must be the same for tables to be taken over: the shape of each, and what its bytes mean.
@@ -232,6 +235,6 @@ fn layout(object: &OpenObject, generation: u32) -> u32 {
         }
         debug_assert!(kind != MapType::Unknown);
     }
-    let hash = fnv(shapes);
-    (hash ^ hash >> 32) as u32
+    let [a, b, c, d, ..] = fnv(shapes).to_ne_bytes();
+    u32::from_ne_bytes([a, b, c, d])
 }

@@ -66,7 +66,7 @@ pub(crate) fn program_info(program: BorrowedFd<'_>) -> io::Result<(libbpf_sys::b
         map_ids: maps.as_mut_ptr().expose_provenance() as u64,
         ..Default::default()
     };
-    let mut bytes = size_of_val(&info) as u32;
+    let mut bytes = u32::try_from(size_of_val(&info)).map_err(io::Error::other)?;
     // SAFETY: the kernel writes at most `bytes` to `info` and `nr_map_ids` numbers to `maps`; both outlive the call.
     checked(unsafe {
         libbpf_sys::bpf_obj_get_info_by_fd(program.as_raw_fd(), (&raw mut info).cast(), &raw mut bytes)

@@ -14,7 +14,7 @@ pub(crate) const CONSTANTS: &str = ".rodata";
 const ONLY: [u8; 4] = [0; 4];
 const WORDS: usize = contract::TOPIC_WORDS as usize;
 /// Prefixes per call: a call per prefix would take seconds for a million, and one for all would hold a CPU for as long.
-const BATCH: usize = 16_384;
+const BATCH: usize = 1 << 14;
 
 /// One session as the pre-filter knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,8 @@ pub struct Prefix {
 
 /// Bytes of `struct prefilter_prefix`.
 const PREFIX_BYTES: usize = 20;
+/// The same for the kernel.
+const PREFIX_KEY: u32 = 20;
 
 impl Prefix {
     /// The addresses that share their first `bits` bits with this one; `None` if it has not so many.
@@ -185,11 +187,12 @@ impl Tables {
     /// More than a million prefixes, or no memory for them; the list in force stays.
     pub fn deny_replace(&self, prefixes: &[Prefix]) -> Result<()> {
         let flags = libbpf_sys::BPF_F_NO_PREALLOC;
-        let list = made(MapType::LpmTrie, "deny_list", PREFIX_BYTES, 1, contract::PREFIXES_MAX, flags)?;
+        let list = made(MapType::LpmTrie, "deny_list", PREFIX_KEY, 1, contract::PREFIXES_MAX, flags)?;
         for batch in prefixes.chunks(BATCH) {
             let keys: Vec<u8> = batch.iter().flat_map(Prefix::key).collect();
             let values = vec![1; batch.len()];
-            let put = list.update_batch(&keys, &values, batch.len() as u32, MapFlags::ANY, MapFlags::ANY);
+            let count = u32::try_from(batch.len()).unwrap_or(u32::MAX); // at most BATCH
+            let put = list.update_batch(&keys, &values, count, MapFlags::ANY, MapFlags::ANY);
             put.doing(|| {
                 format!("a deny list of {} prefixes cannot be made, {} fit", prefixes.len(), contract::PREFIXES_MAX)
             })?;
@@ -262,13 +265,13 @@ impl Tables {
     }
 }
 
-fn made(kind: MapType, name: &str, key: usize, value: u32, entries: u32, flags: u32) -> Result<MapHandle> {
+fn made(kind: MapType, name: &str, key: u32, value: u32, entries: u32, flags: u32) -> Result<MapHandle> {
     let options = libbpf_sys::bpf_map_create_opts {
         sz: size_of::<libbpf_sys::bpf_map_create_opts>() as u64,
         map_flags: flags,
         ..Default::default()
     };
-    let made = MapHandle::create(kind, Some(name), key as u32, value, entries, &options);
+    let made = MapHandle::create(kind, Some(name), key, value, entries, &options);
     made.doing(|| format!("the kernel makes no map {name}"))
 }
 

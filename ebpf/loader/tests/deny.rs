@@ -1,4 +1,10 @@
 //! Deny lists of every size, and tables that change while packets come.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "test helpers panic where a test would, say what was skipped or measured, and sizes are small"
+)]
 
 mod bed;
 

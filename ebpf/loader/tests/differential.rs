@@ -1,6 +1,12 @@
 //! The program against the one parser: golden vectors, generated frames and mutated ones must come to the same end, as far
 //! as headers tell. `PREFILTER_FRAMES` sets how many frames of each kind are tried (a million take about 10 s),
 //! `PREFILTER_SEED` repeats a run.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "test helpers panic where a test would, say what was skipped or measured, and sizes are small"
+)]
 
 mod bed;
 

@@ -1,4 +1,10 @@
 //! The program on an interface: what passes, what dies, and that the next loader finds what the last one left.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "test helpers panic where a test would, say what was skipped or measured, and sizes are small"
+)]
 
 mod bed;
 mod lane;
@@ -66,7 +72,7 @@ fn good_frames_arrive_junk_does_not_and_the_ledger_is_that_of_the_device() {
     let mut other = good();
     for round in 1..=20_u32 {
         other[12..16].copy_from_slice(&round.to_le_bytes());
-        sender.send(&vec![0x55; 128]).unwrap();
+        sender.send(&[0x55; 128]).unwrap();
         sender.send(&frame(SESSION, SHARD + 1, &[4])).unwrap();
         sender.send(&frame(99, SHARD, &[3])).unwrap();
         sender.send(&other).unwrap();

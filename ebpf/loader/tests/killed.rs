@@ -1,5 +1,11 @@
 //! A loader may die at any moment, even while it changes tables or replaces the program: good frames go on arriving, denied
 //! ones go on dying, and the next loader finds a whole filter.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "test helpers panic where a test would, say what was skipped or measured, and sizes are small"
+)]
 
 mod bed;
 mod lane;
@@ -107,7 +113,7 @@ fn kill_one(lane: &Lane, rounds: &AtomicU64, turn: u64, is_over: impl Fn() -> bo
     let wanted = (turn * 7 % 24) as usize;
     assert_eq!(steps.take(wanted).count(), wanted, "the loader ended by itself");
     // A round takes about as long as a write to a table, and attaching some thousands.
-    let until = rounds.load(Relaxed) + turn * 997 % if turn % 2 == 0 { 64 } else { 8192 };
+    let until = rounds.load(Relaxed) + turn * 997 % if turn.is_multiple_of(2) { 64 } else { 8192 };
     while rounds.load(Relaxed) < until && !is_over() {
         thread::yield_now();
     }

@@ -1,4 +1,10 @@
 //! What becomes of each kind of packet: a table of packet, end and reason.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "test helpers panic where a test would, say what was skipped or measured, and sizes are small"
+)]
 
 mod bed;
 
