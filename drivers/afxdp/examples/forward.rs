@@ -29,6 +29,7 @@ use tachyon_wire::Endpoint;
 
 /// Frames of one turn: a burst.
 const BURST: usize = 64;
+const BURST_COUNT: u32 = 64;
 /// Turns of one measurement, and measurements of each row.
 const TURNS: usize = 400;
 const ROUNDS: usize = 15;
@@ -68,14 +69,14 @@ impl Many {
 
     fn send(&mut self, socket: &UdpSocket) -> usize {
         // SAFETY: the messages point to parts, and those to bytes, which all live in `self`.
-        let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), self.messages.as_mut_ptr(), BURST as u32, 0) };
+        let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), self.messages.as_mut_ptr(), BURST_COUNT, 0) };
         usize::try_from(sent).unwrap_or_else(|_| panic!("{}", io::Error::last_os_error()))
     }
 
     fn receive(&mut self, socket: &UdpSocket) -> usize {
         let (flags, time) = (libc::MSG_DONTWAIT, std::ptr::null_mut());
         // SAFETY: as in `send`.
-        let got = unsafe { libc::recvmmsg(socket.as_raw_fd(), self.messages.as_mut_ptr(), BURST as u32, flags, time) };
+        let got = unsafe { libc::recvmmsg(socket.as_raw_fd(), self.messages.as_mut_ptr(), BURST_COUNT, flags, time) };
         usize::try_from(got).unwrap_or(0)
     }
 }

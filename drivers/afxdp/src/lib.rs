@@ -21,7 +21,6 @@
 #![expect(
     clippy::cast_possible_truncation,
     clippy::cast_possible_wrap,
-    clippy::cast_sign_loss,
     reason = "offsets and lengths inside buffers were compared with their sizes before, and constants of the kernel fit"
 )]
 

@@ -317,7 +317,7 @@ fn read_ip(family: u8, value: &[u8]) -> Option<IpAddr> {
 }
 
 /// The family of an address and how many bits it has.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "families are below 256")]
+#[expect(clippy::cast_possible_truncation, reason = "families are below 256")]
 const fn family(ip: IpAddr) -> (u8, u8) {
     if ip.is_ipv4() { (libc::AF_INET as u8, 32) } else { (libc::AF_INET6 as u8, 128) }
 }

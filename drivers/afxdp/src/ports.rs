@@ -56,8 +56,8 @@ struct Open {
     plan: SocketPlan,
     fd: Arc<OwnedFd>,
     zero_copy: bool,
-    /// Packets that the kernel had dropped when it was last asked.
-    dropped: u64,
+    /// What it had counted when it was last asked.
+    counted: [u64; COUNTS.len()],
     /// What the worker had finished when that last changed, its looks then, and when that was.
     finished: u64,
     looks: u64,
@@ -384,8 +384,8 @@ impl Desk {
 
     /// Puts a socket where the XDP program finds it.
     fn register(&mut self, plan: &SocketPlan, fd: &OwnedFd) {
-        let Some(map) = &self.config.xskmap else { return };
         self.why.clear();
+        let Some(map) = &self.config.xskmap else { return };
         if let Err(error) = calls::put_into_map(map.as_fd(), plan.queue, fd.as_fd()) {
             self.why = format!(
                 "the XDP program cannot be told of queue {}: {error}; give it a larger map, and us CAP_BPF or the map's owner",
@@ -459,17 +459,22 @@ impl Desk {
 
 impl Open {
     const fn new(plan: SocketPlan, fd: Arc<OwnedFd>, zero_copy: bool, now_ns: u64) -> Self {
-        Self { plan, fd, zero_copy, dropped: 0, finished: 0, looks: 0, moved_ns: now_ns }
+        Self { plan, fd, zero_copy, counted: [0; COUNTS.len()], finished: 0, looks: 0, moved_ns: now_ns }
     }
 
     /// Adds what the socket counted since the last time.
     fn count(&mut self, counts: &mut [u64; COUNTS.len()], missed: impl FnOnce(u64)) {
         let Ok(now) = calls::statistics(self.fd.as_fd()) else { return };
-        let dropped = now.rx_dropped + now.rx_ring_full;
-        missed(dropped.saturating_sub(self.dropped));
-        self.dropped = dropped;
-        // A socket's own counts start anew with it; those of the port are kept until then.
-        *counts = [now.rx_dropped, now.rx_ring_full, now.rx_fill_ring_empty_descs, now.tx_invalid_descs];
+        let now = [now.rx_dropped, now.rx_ring_full, now.rx_fill_ring_empty_descs, now.tx_invalid_descs];
+        // A socket's own counts start anew with it; those of the port go on.
+        let mut more = now;
+        for ((more, before), count) in more.iter_mut().zip(self.counted).zip(counts) {
+            *more = more.saturating_sub(before);
+            *count += *more;
+        }
+        self.counted = now;
+        // What found no buffer to fill is counted as dropped too.
+        missed(more[0] + more[1]);
     }
 
     /// Whether nothing of what it was given came back for long.
@@ -554,6 +559,13 @@ impl Ports for AfxdpPorts {
         let mut news = Vec::new();
         let mut tables = Kernel { netlink: &mut self.netlink, interfaces: &interfaces };
         self.resolver.tick(now_ns, &mut tables, &mut news);
+        if let Some(why) = self.resolver.refused() {
+            let text = format!(
+                "neighbours are found only by the kernel's own traffic, because it does not let us ask: {why}; give \
+                 CAP_NET_ADMIN"
+            );
+            self.said.push(Said { is_error: true, text });
+        }
         for wires in &mut self.wires {
             wires.tell(&news);
         }

@@ -51,6 +51,8 @@ pub struct AfxdpQueue {
     reserve: usize,
     syscalls: u64,
     starved: u64,
+    /// The kernel was called in this turn already.
+    woken: bool,
 }
 
 /// What a queue is made of.
@@ -87,6 +89,7 @@ impl AfxdpQueue {
             reserve: 0,
             syscalls: 0,
             starved: 0,
+            woken: false,
         };
         queue.set_reserve();
         queue
@@ -247,7 +250,9 @@ impl RxQueue for AfxdpQueue {
     #[inline]
     fn rx_burst(&mut self, pool: &mut Pool, into: &mut RxBatch) -> usize {
         // First, so that busy polling finds its packets in the same turn.
-        self.wake();
+        if !core::mem::take(&mut self.woken) {
+            self.wake();
+        }
         let count = self.lanes.len();
         let most = if count == 1 { BURST_MAX } else { SHARE };
         let mut got = 0;
@@ -313,8 +318,9 @@ impl TxQueue for AfxdpQueue {
             from.clear(); // A `Buffer` has no `Drop`: what was taken is in the books of `buffers` now.
         } else {
             from.drain(..taken).for_each(drop);
-            if taken == 0 {
-                self.wake();
+            if taken == 0 && !self.woken {
+                self.wake(); // the ring is full, and may be drained by a call only
+                self.woken = true;
             }
         }
         taken

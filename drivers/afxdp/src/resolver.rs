@@ -110,6 +110,8 @@ pub(crate) struct Resolver {
     cursor: [u8; 16],
     /// Those who were pushed out and whom the workers still know.
     lost: Vec<[u8; 16]>,
+    /// Why the kernel could not be asked for a neighbour the first time that was so, and whether that was told.
+    refused: Option<(String, bool)>,
 }
 
 impl Resolver {
@@ -148,6 +150,12 @@ impl Resolver {
         }
     }
 
+    /// Why the kernel cannot be asked for neighbours, if that is so; told once.
+    pub(crate) fn refused(&mut self) -> Option<String> {
+        let (why, told) = self.refused.as_mut()?;
+        (!core::mem::replace(told, true)).then(|| why.clone())
+    }
+
     /// Looks at those whose turn it is.
     pub(crate) fn tick(&mut self, now_ns: u64, tables: &mut impl Tables, news: &mut Vec<News>) {
         news.extend(self.lost.drain(..).map(|to| News::Lost { to }));
@@ -157,14 +165,24 @@ impl Resolver {
         let turn: Vec<[u8; 16]> = behind.chain(before).take(LOOKS_PER_TICK).collect();
         for to in turn {
             self.cursor = to;
-            if let Some(wanted) = self.wanted.get_mut(&to) {
-                look(to, wanted, now_ns, tables, news);
+            if let Some(wanted) = self.wanted.get_mut(&to)
+                && let Err(error) = look(to, wanted, now_ns, tables, news)
+                && error.kind() == io::ErrorKind::PermissionDenied
+            {
+                self.refused.get_or_insert_with(|| (error.to_string(), false));
             }
         }
     }
 }
 
-fn look(to: [u8; 16], wanted: &mut Wanted, now_ns: u64, tables: &mut impl Tables, news: &mut Vec<News>) {
+/// Looks at one destination; an error says that the kernel could not be asked for it.
+fn look(
+    to: [u8; 16],
+    wanted: &mut Wanted,
+    now_ns: u64,
+    tables: &mut impl Tables,
+    news: &mut Vec<News>,
+) -> io::Result<()> {
     let way = tables.way(address(&to));
     let known = match &way {
         Ok(Some(way)) => tables.neighbour(way).map(|neighbour| Some((*way, neighbour))),
@@ -176,7 +194,7 @@ fn look(to: [u8; 16], wanted: &mut Wanted, now_ns: u64, tables: &mut impl Tables
             news.push(News::Lost { to });
         }
     };
-    let mut confirmed = false;
+    let (mut confirmed, mut asked) = (false, Ok(()));
     match known {
         // The kernel did not answer, which says nothing about the neighbour.
         Err(_) => {}
@@ -195,14 +213,14 @@ fn look(to: [u8; 16], wanted: &mut Wanted, now_ns: u64, tables: &mut impl Tables
                 Neighbour::Unknown => {}
             }
             if !confirmed && wanted.resolved_ns.is_none_or(|at| now_ns.saturating_sub(at) >= RESOLVE_NS) {
-                // Without the right to, the kernel's own traffic has to find neighbours; they are looked at all the same.
-                let _ = tables.resolve(&way);
+                asked = tables.resolve(&way);
                 wanted.resolved_ns = Some(now_ns);
             }
         }
     }
     wanted.pause_ns = if wanted.told.is_some() { LOOK_NS } else { (wanted.pause_ns * 2).min(LOOK_NS) };
     wanted.due_ns = now_ns + wanted.pause_ns;
+    asked
 }
 
 #[cfg(test)]

@@ -22,9 +22,8 @@ const NEWS: usize = 4_096;
 /// News that wait with the cold side before those that newer ones replaced are left out.
 const LATE: usize = 4 * NEWS;
 
-/// What the cold side tells a worker to do.
+/// What the cold side tells a worker to do. Nothing in it is on the heap, as no worker may free that.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "no allocation may be made or freed by a worker")]
 pub(crate) enum Order {
     /// Use this socket for this port.
     Attach(u8, Socket),
@@ -38,7 +37,6 @@ pub(crate) enum Order {
 
 /// What a worker answers.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "no allocation may be made or freed by a worker")]
 pub(crate) enum Answer {
     /// It opened this port as planned; with which socket, and whether that is zero copy, if the interface was there.
     Opened(u8, SocketPlan, Option<(Arc<OwnedFd>, bool)>),

@@ -5,12 +5,12 @@
 
 mod station;
 
-use station::{BASE_PORT, Cable, Setup, Station, THEM, US, endpoint, ip};
+use station::{BASE_PORT, Cable, Setup, Station, THEM, US, endpoint, index_of, ip, redirect::Redirect};
 use std::{
     net::{SocketAddr, UdpSocket},
     time::{Duration, Instant},
 };
-use tachyon_driver_api::{CompletionBatch, PortState, Ports, RxQueue, TxBatch, TxQueue};
+use tachyon_driver_api::{BURST_MAX, CompletionBatch, PortState, Ports, RxQueue, TxBatch, TxQueue};
 use tachyon_wire::{Endpoint, Reason};
 
 const THERE: ([u8; 4], u16) = (THEM.octets(), 5_000);
@@ -212,6 +212,44 @@ fn an_interface_that_goes_down_or_away_comes_back_with_its_port() {
     let report = us.ports.reports().remove(0);
     assert!(report.why.contains("gone"), "{}", report.why);
     assert_eq!(us.send_once(0, endpoint(there()), &[5; 64]), Some(Reason::TxSubmitFail));
+    count(&mut us);
+
+    // One of the same name is another one, with its own program.
+    cable.plug(1_500);
+    let _redirect = Redirect::with_map(index_of("us"), &us.redirect).unwrap();
+    us.until("the port is ready", |us| {
+        us.discard();
+        us.state() == PortState::Ready
+    });
+    us.reach(there());
+    hear(&mut us, &socket);
+    count(&mut us);
+}
+
+#[test]
+fn calls_are_made_only_when_something_is_to_be_sent_and_one_for_all_of_it() {
+    let Some((_cable, _socket, mut us)) = opened(&Setup::new(&[0])) else { return };
+    us.reach(there());
+    us.discard();
+    let before = us.queue().stats().syscalls;
+    for _ in 0..1_000 {
+        us.discard();
+    }
+    assert_eq!(us.queue().stats().syscalls, before, "an idle turn makes none");
+    let mut from = TxBatch::new();
+    for _ in 0..BURST_MAX {
+        let item = us.item(0, endpoint(there()), &[4; 64]);
+        from.push(item);
+    }
+    assert_eq!(us.queue().tx_burst(&mut from), BURST_MAX);
+    let (mut done, mut turns) = (CompletionBatch::new(), 0);
+    while done.len() < BURST_MAX {
+        us.discard();
+        us.queue().completions(&mut done);
+        turns += 1;
+        assert!(us.queue().stats().syscalls - before <= turns, "at most one a turn");
+    }
+    done.into_iter().for_each(|completion| us.pool.put(completion.buffer));
     count(&mut us);
 }
 

@@ -67,15 +67,21 @@ impl Cable {
             eprintln!("not tested: this needs root and network namespaces");
             return None;
         };
-        let there = format!("/proc/{}/fd/{}", std::process::id(), cable.theirs.as_raw_fd());
         let tools = Command::new("ethtool").arg("--version").output().is_ok_and(|output| output.status.success());
         if !tools || !Command::new("ip").arg("-V").output().is_ok_and(|output| output.status.success()) {
             eprintln!("not tested: this needs ip and ethtool");
             return None;
         }
+        assert!(ip("link set lo up"));
+        cable.plug(mtu);
+        Some(cable)
+    }
+
+    /// Lays the veth, the first time or after it was taken away.
+    pub(crate) fn plug(&self, mtu: u16) {
+        let there = format!("/proc/{}/fd/{}", std::process::id(), self.theirs.as_raw_fd());
         let mac = |mac: [u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
         for line in [
-            "link set lo up".to_owned(),
             format!("link add us mtu {mtu} address {} type veth peer name them", mac(OUR_MAC)),
             format!("link set them mtu {mtu} address {}", mac(THEIR_MAC)),
             format!("link set them netns {there}"),
@@ -85,7 +91,7 @@ impl Cable {
         ] {
             assert!(ip(&line), "{line}");
         }
-        cable.there(|| {
+        self.there(|| {
             for line in [
                 "link set them up".to_owned(),
                 format!("addr add {THEM}/24 dev them"),
@@ -97,7 +103,6 @@ impl Cable {
             let offload = Command::new("ethtool").args(["-K", "them", "tx", "off"]).output();
             assert!(offload.is_ok_and(|output| output.status.success()));
         });
-        Some(cable)
     }
 
     /// Does something in the other namespace.

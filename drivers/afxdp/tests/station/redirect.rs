@@ -54,7 +54,16 @@ fn words(low: u32, high: u32) -> u64 {
 impl Redirect {
     /// Puts the program onto the interface with this index.
     pub(crate) fn new(interface: u32, what: Redirected) -> io::Result<Self> {
-        let map = bpf(MAP_CREATE, [words(TYPE_XSKMAP, 4), words(4, 64), 0])?;
+        let map = Arc::new(bpf(MAP_CREATE, [words(TYPE_XSKMAP, 4), words(4, 64), 0])?);
+        Self::attach(interface, what, map)
+    }
+
+    /// Puts another one that uses the same map and the usual ports onto an interface.
+    pub(crate) fn with_map(interface: u32, other: &Self) -> io::Result<Self> {
+        Self::attach(interface, Redirected::Ports(super::BASE_PORT, 16), other.map.clone())
+    }
+
+    fn attach(interface: u32, what: Redirected, map: Arc<OwnedFd>) -> io::Result<Self> {
         let code = program(what, map.as_raw_fd());
         let licence = c"Apache-2.0";
         let mut log = vec![0u8; 1 << 16];
@@ -82,7 +91,7 @@ impl Redirect {
             }
             std::thread::sleep(std::time::Duration::from_millis(5));
         };
-        Ok(Self { map: Arc::new(map), _link: link })
+        Ok(Self { map, _link: link })
     }
 }
 
