@@ -6,7 +6,7 @@
 
 mod station;
 
-use station::{BASE_PORT, Cable, Setup, Station, THEM, THEM_V6, US, US_V6, endpoint, packet_v4, set};
+use station::{BASE_PORT, Cable, OUR_MAC, Setup, Station, THEM, THEM_V6, US, US_V6, endpoint, packet_v4};
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
     time::Duration,
@@ -33,8 +33,7 @@ fn there_and_back(mtu: u16, setup: &Setup, len: u32) -> Option<(u64, Vec<String>
         [(IpAddr::from(US), SocketAddr::from((THEM, 5_000))), (US_V6.into(), SocketAddr::from((THEM_V6, 5_000)))]
     {
         let socket = cable.socket(from);
-        // The kernel compares every checksum itself, as it would with a device that cannot.
-        set(&socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 0);
+        let wire = cable.wire();
         let frame = pattern(len);
         socket.send_to(&frame, (to, BASE_PORT + 2)).unwrap();
         us.until("the frame arrives", |us| {
@@ -49,6 +48,11 @@ fn there_and_back(mtu: u16, setup: &Setup, len: u32) -> Option<(u64, Vec<String>
         });
         us.reach(from);
         assert_eq!(us.send_once(1, endpoint(from), &frame), None);
+        // A wrong checksum the kernel would not take, but one that says "none" it would.
+        let at = if to.is_ipv4() { 40 } else { 60 };
+        let seen = wire.seen().into_iter().filter(|packet| packet.len() > len as usize && packet[6..12] == OUR_MAC);
+        let checksums: Vec<_> = seen.map(|packet| [packet[at], packet[at + 1]]).collect();
+        assert!(!checksums.is_empty() && !checksums.contains(&[0, 0]), "{checksums:?}");
         let mut bytes = vec![0; 16_384];
         us.until("the kernel gets the answer", |us| {
             us.discard();

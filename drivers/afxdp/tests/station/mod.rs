@@ -152,6 +152,7 @@ impl Wire {
         // SAFETY: plain numbers, for which zeros are a value.
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         address.sll_family = u16::try_from(libc::AF_PACKET).unwrap();
+        address.sll_protocol = u16::try_from(libc::ETH_P_ALL).unwrap().to_be();
         address.sll_ifindex = i32::try_from(index_of(interface)).unwrap();
         let length = u32::try_from(size_of_val(&address)).unwrap();
         // SAFETY: the address lives through the call, and its length is the one passed.
@@ -164,6 +165,22 @@ impl Wire {
         // SAFETY: the packet lives through the call, and its length is the one passed.
         let sent = unsafe { libc::send(self.0.as_raw_fd(), packet.as_ptr().cast(), packet.len(), 0) };
         assert_eq!(usize::try_from(sent), Ok(packet.len()), "{}", io::Error::last_os_error());
+    }
+}
+
+impl Wire {
+    /// What came by since the last call.
+    pub(crate) fn seen(&self) -> Vec<Vec<u8>> {
+        let mut seen = Vec::new();
+        loop {
+            let mut packet = vec![0; 16_384];
+            let (start, room) = (packet.as_mut_ptr(), packet.len());
+            // SAFETY: the packet's memory lives through the call, and its length is the one passed.
+            let got = unsafe { libc::recv(self.0.as_raw_fd(), start.cast(), room, libc::MSG_DONTWAIT) };
+            let Ok(got) = usize::try_from(got) else { return seen };
+            packet.truncate(got);
+            seen.push(packet);
+        }
     }
 }
 
