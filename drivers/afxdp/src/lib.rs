@@ -10,6 +10,10 @@
 //! `CAP_IPC_LOCK` each of them counts against `RLIMIT_MEMLOCK`. A packet in several pieces (longer than a page, roughly) comes
 //! in as many buffers and is copied behind its first piece; all others are never copied by us.
 //!
+//! Closing a socket brings everything back that the kernel had, after a device with zero copy let go of it. One thing is left:
+//! some devices (virtio) send from our pages in copy mode too, so what was on its way when its socket was closed, and ended
+//! with an error, may leave with bytes that were written later.
+//!
 //! It deliberately trusts no program: every packet is looked at again from Ethernet to UDP, with its checksums. It configures
 //! no address and answers no neighbour. VLANs are out: a tag on the wire is taken only if it says "no VLAN" (priority tags),
 //! and none is sent. No hardware steering: which queue a shard's packets come to is the device's business, and those that

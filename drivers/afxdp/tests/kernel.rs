@@ -6,9 +6,10 @@
 
 mod station;
 
-use station::{BASE_PORT, Cable, OUR_MAC, Setup, Station, THEM, THEM_V6, US, US_V6, endpoint, packet_v4};
+use station::{BASE_PORT, Cable, OUR_MAC, Setup, Station, THEM, THEM_V6, US, US_V6, endpoint, ip, packet_v4};
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
+    process::Command,
     time::Duration,
 };
 use tachyon_driver_api::{
@@ -124,6 +125,59 @@ fn a_frame_received_by_one_driver_goes_out_by_the_other_from_the_same_memory() {
     assert_eq!(after, before, "a received byte was written");
     assert_eq!(us.counter("items_copied"), 0);
     uring.close(&mut us.pool);
+}
+
+#[test]
+fn one_worker_forwards_between_two_ports_from_the_same_memory() {
+    let Some(cable) = Cable::new(1_500) else { return };
+    let there = format!("/proc/{}/fd/{}", std::process::id(), cable.namespace());
+    for line in [
+        "link add west type veth peer name wall".to_owned(),
+        format!("link set wall netns {there}"),
+        "link set west up".to_owned(),
+        "addr add 198.51.100.1/24 dev west".to_owned(),
+    ] {
+        assert!(ip(&line), "{line}");
+    }
+    cable.there(|| {
+        assert!(ip("link set wall up") && ip("addr add 198.51.100.2/24 dev wall"));
+        let offload = Command::new("ethtool").args(["-K", "wall", "tx", "off"]).output();
+        assert!(offload.is_ok_and(|output| output.status.success()));
+    });
+    let mut us = Station::open(&Setup { west: Some("west"), ..Setup::new(&[0]) });
+    let east = cable.socket(SocketAddr::from((THEM, 5_000)));
+    let west = cable.socket(SocketAddr::from(([198, 51, 100, 2], 5_000)));
+    let sides = [(&east, IpAddr::from(US), &west), (&west, IpAddr::from([198, 51, 100, 1]), &east)];
+    for (round, (from, ours, to)) in sides.into_iter().cycle().take(8).enumerate() {
+        let to_address = to.local_addr().unwrap();
+        us.reach(to_address);
+        let frame = pattern(64 + 128 * u32::try_from(round).unwrap());
+        let mut received: Option<Received> = None;
+        us.until("the frame arrives", |us| {
+            from.send_to(&frame, (ours, BASE_PORT)).unwrap();
+            for more in us.receive() {
+                if let Some(before) = received.replace(more) {
+                    us.pool.put(before.buffer); // sent again before the first one came
+                }
+            }
+            received.is_some()
+        });
+        let received = received.unwrap();
+        let destination = endpoint(to_address);
+        let (buffer, offset, len) = (received.buffer, received.offset, received.len);
+        assert_eq!(us.transmit(Transmit { buffer, offset, len, stride: len, shard: 0, destination, token: 1 }), None);
+        us.until("the frame arrives at the other side", |us| {
+            us.discard();
+            kernel_gets(to, &frame)
+        });
+    }
+    us.ports.stop("west").unwrap();
+    us.until("west is stopped", |us| {
+        us.discard();
+        us.send_once(0, endpoint(west.local_addr().unwrap()), &[0; 64]).is_some()
+    });
+    us.reach(east.local_addr().unwrap());
+    assert_eq!(us.counter("items_copied"), 0);
 }
 
 /// An io_uring queue that shares a station's buffers.

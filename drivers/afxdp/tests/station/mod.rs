@@ -105,6 +105,11 @@ impl Cable {
         });
     }
 
+    /// The descriptor of the other namespace.
+    pub(crate) fn namespace(&self) -> i32 {
+        self.theirs.as_raw_fd()
+    }
+
     /// Does something in the other namespace.
     pub(crate) fn there<T>(&self, what: impl FnOnce() -> T) -> T {
         enter(&self.theirs);
@@ -242,6 +247,8 @@ pub(crate) struct Setup {
     pub(crate) lead_bytes: u32,
     pub(crate) busy_poll_us: u32,
     pub(crate) all: bool,
+    /// Another port called west, on this interface.
+    pub(crate) west: Option<&'static str>,
 }
 
 impl Setup {
@@ -256,6 +263,7 @@ impl Setup {
             lead_bytes: 22,
             busy_poll_us: 0,
             all: false,
+            west: None,
         }
     }
 }
@@ -268,6 +276,7 @@ pub(crate) struct Station {
     pub(crate) degraded: Vec<String>,
     pub(crate) frame_bytes_max: u32,
     pub(crate) redirect: Redirect,
+    west: Option<(&'static str, Redirect)>,
     started: Instant,
 }
 
@@ -276,17 +285,20 @@ impl Station {
     pub(crate) fn open(setup: &Setup) -> Self {
         let redirected = if setup.all { Redirected::All } else { Redirected::Ports(BASE_PORT, 16) };
         let redirect = Redirect::new(index_of("us"), redirected).unwrap();
-        let port = PortConfig {
+        let west = setup.west.map(|interface| (interface, Redirect::new(index_of(interface), redirected).unwrap()));
+        let places = [("east", "us", &redirect)];
+        let places = places.into_iter().chain(west.iter().map(|(interface, redirect)| ("west", *interface, redirect)));
+        let ports = places.map(|(name, interface, redirect)| PortConfig {
             force_one_piece: setup.one_piece,
             udp_checksum: setup.udp_checksum,
             busy_poll_us: setup.busy_poll_us,
-            ..PortConfig::new("east", "us", Some(redirect.map.clone()))
-        };
+            ..PortConfig::new(name, interface, Some(redirect.map.clone()))
+        });
         let config = AfxdpConfig {
             receive_descriptors: setup.descriptors,
             transmit_descriptors: setup.descriptors,
             lead_bytes: setup.lead_bytes,
-            ..AfxdpConfig::new(vec![port], BASE_PORT, vec![setup.shards.clone()])
+            ..AfxdpConfig::new(ports.collect(), BASE_PORT, vec![setup.shards.clone()])
         };
         let mut arena = Arena::create(ArenaConfig {
             bytes: setup.buffers * setup.stride as usize,
@@ -303,8 +315,8 @@ impl Station {
         let info = seat.info();
         let started = Instant::now();
         let (degraded, frame_bytes_max, queue) = (info.degraded, info.frame_bytes_max, Some(queue));
-        let mut station = Self { ports, queue, pool, arena, degraded, frame_bytes_max, redirect, started };
-        station.until("the port is ready", |us| us.state() == PortState::Ready);
+        let mut station = Self { ports, queue, pool, arena, degraded, frame_bytes_max, redirect, west, started };
+        station.until("the port is ready", |us| us.ports.reports().iter().all(|port| port.state == PortState::Ready));
         station
     }
 
