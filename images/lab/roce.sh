@@ -110,7 +110,7 @@ row() {
 
 # What of our packets is seen at the publisher's device: MODE.
 captured() {
-    tachyon-lab-capture va 400 >/tmp/capture &
+    tachyon-lab-capture va 1000 >/tmp/capture &
     capture=$!
     within 10 grep -q ready /tmp/capture >/tmp/listens || return 1
     ours "$1" 64 stream 200 || return 1
@@ -172,7 +172,7 @@ done
 
 for mode in ud rc ring; do
     phase "link-$mode" 60
-    begin $mode 4
+    begin $mode 7 # long enough for a machine with other work to bring the lane back
     ip link set va down
     sleep 0.5
     down=$(arrived)
