@@ -37,7 +37,10 @@ const LAYERS: &[(&str, &[&str])] = &[
         &["wire", "policy", "engine", "segment", "config", "driver-api", "driver-arena", "driver-uring", "driver-dpdk"],
     ),
     ("tachyon-micro", &["wire", "kernels", "policy", "engine", "driver-api", "driver-arena", "driver-mem"]),
-    ("tachyon-loadgen", &["wire", "driver-api", "driver-arena", "driver-uring", "driver-ether", "proto"]),
+    (
+        "tachyon-loadgen",
+        &["wire", "driver-api", "driver-arena", "driver-uring", "driver-ether", "driver-verbs", "proto"],
+    ),
     ("tachyon-bench-dpdk", &["wire", "engine", "driver-api", "driver-arena", "driver-dpdk", "micro"]),
     ("tachyon-peers", &["wire", "driver-api", "driver-arena", "driver-uring"]),
     ("tachyon-lab", &[]),

@@ -1,6 +1,6 @@
 //! The command line, as types that are checked before anything is opened.
 
-use crate::{plan::Choice, schedule::Rate};
+use crate::{lanes::Fabric, plan::Choice, schedule::Rate};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::{net::SocketAddr, path::PathBuf};
 use tachyon_driver_ether::Mac;
@@ -63,6 +63,17 @@ pub struct RunArgs {
     /// Address of the node's lane, for a node that does not tell it.
     #[arg(long, value_name = "IP")]
     pub node: Option<std::net::IpAddr>,
+    /// What carries the frames, both ways.
+    #[arg(long, value_enum, default_value_t = Fabric::Udp, conflicts_with_all = ["relay", "write"])]
+    pub fabric: Fabric,
+    /// Our IP address on the RDMA device; subscribers are there.
+    #[arg(long, value_name = "IP", required_if_eq_any = [
+        ("fabric", "rdma-datagram"), ("fabric", "rdma-connection"), ("fabric", "rdma-ring"),
+    ])]
+    pub fabric_address: Option<std::net::IpAddr>,
+    /// Have the node send copies by UDP once a lane has failed for good, and take them there as well.
+    #[arg(long, requires = "fabric_address")]
+    pub fabric_fall_back: bool,
     /// Identity under which publishing sessions are opened.
     #[arg(long, default_value = "load")]
     pub identity: String,
@@ -78,8 +89,9 @@ pub struct RunArgs {
     /// Messages in a frame; as many as fit if left out.
     #[arg(long, value_name = "N")]
     pub messages_per_frame: Option<u32>,
-    /// Largest frame in bytes, header included (1472 fills an Ethernet packet over IPv4).
-    #[arg(long, default_value_t = 1472)]
+    /// Largest frame in bytes, header included (1472 fills an Ethernet packet over IPv4). On RDMA, where a frame is at most
+    /// one packet, the path MTU counts unless something else than the default is given.
+    #[arg(long, default_value_t = FRAME_BYTES_DEFAULT)]
     pub frame_bytes: u32,
     /// Frames handed over together, the unit of arrival; follows from the rate if left out.
     #[arg(long, value_name = "N")]
@@ -244,6 +256,22 @@ impl RunArgs {
         Ok(count)
     }
 
+    /// The arguments, for a fabric whose packets carry this many bytes.
+    ///
+    /// # Errors
+    /// `--frame-bytes` asks for more.
+    pub fn on_fabric(&self, mtu_bytes: u32) -> Result<Self, String> {
+        let most = mtu_bytes / LINE_BYTES * LINE_BYTES;
+        let frame_bytes = if self.frame_bytes == FRAME_BYTES_DEFAULT { most } else { self.frame_bytes };
+        if frame_bytes > most {
+            return Err(format!(
+                "a frame of {frame_bytes} bytes does not fit a packet of {mtu_bytes}; give --frame-bytes {most} or less, \
+                 or raise the MTU of both interfaces (4200 gives packets of 4096)"
+            ));
+        }
+        Ok(Self { frame_bytes, listen: self.fabric_address.unwrap_or(self.listen), ..self.clone() })
+    }
+
     /// What to do, in order.
     ///
     /// # Errors
@@ -319,6 +347,8 @@ impl RunArgs {
     }
 }
 
+/// What fills an Ethernet packet over IPv4: 1,500 − 20 (IP) − 8 (UDP).
+const FRAME_BYTES_DEFAULT: u32 = 1_472;
 /// One line, in the type of `--frame-bytes`.
 const LINE_BYTES: u32 = 64;
 /// Most messages of a frame, in a type that converts without loss.
@@ -431,6 +461,19 @@ mod tests {
         assert_eq!(args(&["--messages-per-frame", "1"]).frame_messages(), Ok(1));
         assert!(args(&["--messages-per-frame", "23"]).frame_messages().is_err());
         assert!(args(&["--frame-bytes", "100"]).frame_messages().is_err());
+    }
+
+    #[test]
+    fn frames_on_a_fabric_are_as_long_as_its_packets() {
+        let fabric = ["--fabric", "rdma-ring", "--fabric-address", "10.0.0.2"];
+        let messages = |mtu_bytes| args(&fabric).on_fabric(mtu_bytes).unwrap().frame_messages();
+        assert_eq!((messages(1_024), messages(4_096)), (Ok(15), Ok(63)));
+        assert_eq!(args(&fabric).on_fabric(1_024).unwrap().listen.to_string(), "10.0.0.2");
+        let asked = |bytes| args(&[&fabric[..], &["--frame-bytes", bytes]].concat()).on_fabric(1_024);
+        assert_eq!(asked("512").unwrap().frame_messages(), Ok(7));
+        assert!(asked("1088").unwrap_err().contains("--frame-bytes 1024"));
+        let line = ["tachyon-load", "run", "--control", "/run/x.sock", "--fabric", "rdma-ring"];
+        assert!(Cli::try_parse_from(line).is_err(), "an address is needed");
     }
 
     #[test]

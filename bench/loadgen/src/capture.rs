@@ -26,6 +26,7 @@ use tachyon_driver_api::{
     Buffer, Completion, CompletionBatch, Pool, Port, PortError, PortInfo, QueueStats, Received, RxBatch, RxQueue,
     Transmit, TxBatch, TxQueue,
 };
+use tachyon_driver_arena::Arena;
 use tachyon_driver_ether::{
     Checked, Foreign, Found, HEADER_BYTES_MAX, Hop, Interface, Mac, Network, Receiver, UdpChecksum, address_bytes,
 };
@@ -184,7 +185,7 @@ impl CapturePorts {
 impl Ports for CapturePorts {
     type Port = CapturePort;
 
-    fn port(&self, role: Role) -> Result<CapturePort, PortError> {
+    fn port(&self, role: Role, _arena: &Arena) -> Result<CapturePort, PortError> {
         if self.config.frame_bytes_max > FRAME_BYTES_MAX {
             let bytes = self.config.frame_bytes_max;
             return Err(PortError(format!(

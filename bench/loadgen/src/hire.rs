@@ -1,6 +1,7 @@
 //! Threads with their cores, memory and queues: what a crew needs before it can work.
 
 use crate::{
+    args::RunArgs,
     crew::{Crew, Gauges, Order, Report},
     publisher::{Publisher, Setup},
     reader::Reader,
@@ -38,6 +39,13 @@ pub const fn frames_most(frame_bytes: u32) -> u32 {
     if fit > SEGMENTS_MAX { SEGMENTS_MAX } else { fit }
 }
 
+/// Buffers in flight or to receive into, for each queue.
+#[must_use]
+pub fn buffers(args: &RunArgs) -> u16 {
+    const MOST: u16 = 1 << 14;
+    u16::try_from(args.buffers.clamp(1, MOST.into())).unwrap_or(MOST)
+}
+
 /// What a port is opened for.
 #[derive(Clone, Copy, Debug)]
 pub enum Role {
@@ -52,11 +60,11 @@ pub trait Ports: Clone + Send + 'static {
     /// The driver's port.
     type Port: Port;
 
-    /// Opens a port.
+    /// Opens a port, whose buffers all lie in `arena`.
     ///
     /// # Errors
     /// What happened and what to do.
-    fn port(&self, role: Role) -> Result<Self::Port, PortError>;
+    fn port(&self, role: Role, arena: &Arena) -> Result<Self::Port, PortError>;
 }
 
 /// Kernel UDP through io_uring.
@@ -75,7 +83,7 @@ pub struct UringPorts {
 impl Ports for UringPorts {
     type Port = UringPort;
 
-    fn port(&self, role: Role) -> Result<UringPort, PortError> {
+    fn port(&self, role: Role, _arena: &Arena) -> Result<UringPort, PortError> {
         let (ip, base_port, rx_buffers) = match role {
             Role::Publish => (unspecified(self.node), 0, ANSWER_BUFFERS),
             Role::Listen(base_port) => (self.listen, base_port, self.buffers),
@@ -236,7 +244,7 @@ fn open<P: Ports>(ports: &P, roster: &Roster) -> Result<(Open<QueueOf<P>>, Opene
     let shards: Vec<u16> = (0..roster.shard_count).collect();
     let mut queue = |role| -> Result<(QueueOf<P>, Pool)> {
         let mut pool = Pool::new(arena.take(per_queue)?);
-        let mut port = ports.port(role)?;
+        let mut port = ports.port(role, &arena)?;
         let queue = port.open(&shards, &mut pool)?;
         let info = port.info();
         said.driver = info.driver;

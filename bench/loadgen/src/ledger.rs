@@ -134,6 +134,10 @@ pub struct OurCounts {
     pub subscriber_overflow: u64,
     /// Frames a subscriber received and could not verify, or that came twice; must be 0.
     pub subscriber_anomalies: u64,
+    /// Frames that the node's RDMA device or queues say they dropped before the node saw them.
+    pub fabric_dropped: u64,
+    /// Frames went as RDMA datagrams, which nobody resends and not every device counts when it drops one.
+    pub datagrams: bool,
 }
 
 /// Where a loss happened; the names that reports use.
@@ -149,6 +153,10 @@ pub enum Source {
     SendErrors,
     /// A subscriber's socket was full.
     SubscriberOverflow,
+    /// The node's RDMA device or queues counted it, see the report's `fabric`.
+    FabricCounters,
+    /// RDMA datagrams were lost that no device counted.
+    FabricDatagrams,
     /// The frame numbers have gaps, and no counter says why.
     FrameGaps,
     /// No counter explains it.
@@ -165,6 +173,8 @@ impl Source {
             Self::ReceiveStarved => "receive_starved",
             Self::SendErrors => "send_errors",
             Self::SubscriberOverflow => "subscriber_overflow",
+            Self::FabricCounters => "fabric_counters",
+            Self::FabricDatagrams => "fabric_datagrams",
             Self::FrameGaps => "frame_gaps",
             Self::Unknown => "unknown",
         }
@@ -230,8 +240,13 @@ impl Proof {
             (Source::SocketOverflow, overflow_most.saturating_add(ours.send_errors))
         } else if node.receive_starved > 0 {
             (Source::ReceiveStarved, u64::MAX)
-        } else if ours.send_errors > 0 {
+        } else if ours.fabric_dropped > 0 {
+            let counted = ours.fabric_dropped.saturating_add(ours.send_errors);
+            (Source::FabricCounters, if ours.datagrams { u64::MAX } else { counted })
+        } else if ours.send_errors > 0 && (!ours.datagrams || ours.send_errors >= self.lost_before) {
             (Source::SendErrors, ours.send_errors)
+        } else if ours.datagrams {
+            (Source::FabricDatagrams, u64::MAX)
         } else {
             (Source::Unknown, 0)
         };
@@ -251,6 +266,8 @@ impl Proof {
             Source::SubscriberOverflow
         } else if ours.gap_frames > 0 {
             Source::FrameGaps
+        } else if ours.datagrams {
+            Source::FabricDatagrams // the last ones of a shard leave no gap
         } else {
             Source::Unknown
         };
@@ -309,6 +326,31 @@ mod tests {
         assert_eq!((proof.before, proof.unaccounted), (Source::Unknown, 1));
         let proof = Proof::of(&node(), &OurCounts { copies_received: 1490, ..ours() });
         assert_eq!((proof.after, proof.unaccounted), (Source::Unknown, 10));
+    }
+
+    #[test]
+    fn what_rdma_loses_is_named_by_its_counters_or_as_datagrams() {
+        let lost = OurCounts { offered_frames: 110, ..ours() };
+        let proof = Proof::of(&node(), &OurCounts { fabric_dropped: 7, ..lost });
+        assert_eq!(
+            (proof.before, proof.unaccounted),
+            (Source::FabricCounters, 3),
+            "connections lose nothing uncounted"
+        );
+        let datagrams = OurCounts { datagrams: true, ..lost };
+        for (ours, source) in [
+            (datagrams, Source::FabricDatagrams),
+            (OurCounts { fabric_dropped: 7, ..datagrams }, Source::FabricCounters),
+            (OurCounts { send_errors: 9, ..datagrams }, Source::FabricDatagrams),
+            (OurCounts { send_errors: 10, ..datagrams }, Source::SendErrors),
+        ] {
+            let proof = Proof::of(&node(), &ours);
+            assert_eq!((proof.lost_before, proof.before, proof.unaccounted), (10, source, 0));
+        }
+        let proof = Proof::of(&node(), &OurCounts { copies_received: 1480, ..ours() });
+        assert_eq!((proof.after, proof.unaccounted), (Source::Unknown, 20));
+        let proof = Proof::of(&node(), &OurCounts { copies_received: 1480, datagrams: true, ..ours() });
+        assert_eq!((proof.after, proof.unaccounted), (Source::FabricDatagrams, 0));
     }
 
     #[test]

@@ -79,8 +79,9 @@ pub fn open(
         bail!("the node takes frames up to {} bytes; give --frame-bytes {0} or less", node.frame_bytes_max);
     }
     let (topics, hot_topics) = resolve(args, access)?;
-    let answers: Vec<OpenSessionResponse> =
-        (0..args.sessions.max(1)).map(|_| access.open_session(&args.identity, !args.crc)).collect::<Result<_>>()?;
+    let answers: Vec<OpenSessionResponse> = (0..args.sessions.max(1))
+        .map(|_| access.open_session(&args.identity, !args.crc, args.fabric.lane()))
+        .collect::<Result<_>>()?;
     let shape = Shape {
         messages: frame_messages,
         frames_most: hire::frames_most(64 * (frame_messages + 1)),
@@ -146,7 +147,7 @@ fn rosters(args: &RunArgs, node: &NodeFacts) -> Result<Vec<Roster>> {
         publishers: 0,
         listen_ports: Vec::new(),
         shard_count: node.shard_count,
-        buffers: u16::try_from(args.buffers.clamp(1, 1 << 14)).unwrap_or(1 << 14),
+        buffers: hire::buffers(args),
         cpu: None,
         own_core: apart,
     };
@@ -271,6 +272,8 @@ fn wanted(args: &RunArgs, port: u16) -> Result<Wanted> {
         credit: args.credit,
         tagged: args.egress_tagged(),
         frame_bytes_max: args.frame_bytes,
+        lane: args.fabric.lane(),
+        fall_back: args.fabric_fall_back,
     })
 }
 
@@ -286,7 +289,9 @@ fn master(bytes: &[u8]) -> Result<[u8; MASTER_BYTES]> {
     bytes.try_into().with_context(|| format!("the node sent a key of {} bytes instead of {MASTER_BYTES}", bytes.len()))
 }
 
-fn endpoint(ip: IpAddr, port: u16) -> Endpoint {
+/// An address and a port.
+#[must_use]
+pub const fn endpoint(ip: IpAddr, port: u16) -> Endpoint {
     match ip {
         IpAddr::V4(ip) => Endpoint::v4(ip.octets(), port),
         IpAddr::V6(ip) => Endpoint::v6(ip.octets(), port),

@@ -4,7 +4,7 @@
 use crate::session::{Access, NodeFacts, Reading, Wanted};
 use anyhow::{Result, bail};
 use std::net::SocketAddr;
-use tachyon_proto::v1::{EgressSession, OpenSessionResponse, SubscribeResponse};
+use tachyon_proto::v1::{EgressSession, Lane, OpenSessionResponse, SubscribeResponse};
 use tachyon_wire::tag::MASTER_BYTES;
 
 /// Senders of the one range that every session has, 0 to this one: what the rules of a small node give.
@@ -30,6 +30,8 @@ impl Relay {
             frame_bytes_max,
             degraded: Vec::new(),
             counts: false,
+            workers: 1,
+            fabric_mtu_bytes: None,
         };
         Self { facts, listen_port, sessions: 0, subscribed: false }
     }
@@ -44,7 +46,7 @@ impl Access for Relay {
         Ok((1..).take(names.len()).collect())
     }
 
-    fn open_session(&mut self, _identity: &str, tags: bool) -> Result<OpenSessionResponse> {
+    fn open_session(&mut self, _identity: &str, tags: bool, _lane: Lane) -> Result<OpenSessionResponse> {
         self.sessions += 1;
         Ok(OpenSessionResponse {
             session_id: self.sessions,

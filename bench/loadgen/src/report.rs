@@ -5,6 +5,7 @@ use crate::{
     clock::SECOND_NS,
     crew::Summary,
     forge::Kind,
+    lanes::{Fabric, FabricReport, counts_losses},
     ledger::{Ledgers, OurCounts, Proof},
     offered::Offered,
     reader::Anomaly,
@@ -61,7 +62,15 @@ pub struct Run {
     pub ruleset_versions: Vec<u64>,
     /// What works with less than was asked for.
     pub degraded: Vec<String>,
+    /// What became of the RDMA lanes, if that is how frames went.
+    pub fabric: Option<(Fabric, FabricReport)>,
 }
+
+/// What RDMA is to reach through a node on hardware of the ConnectX class: latency at the median and at 99 %, in ns, and
+/// messages a second.
+const TARGET_P50_NS: u64 = 1_000;
+const TARGET_P99_NS: u64 = 2_000;
+const TARGET_PER_SECOND: u64 = 10_000_000;
 
 impl Run {
     /// What all publishers offered in all phases.
@@ -96,7 +105,49 @@ impl Run {
             gap_frames: subscribers().map(|subscriber| subscriber.gap_frames).sum(),
             subscriber_overflow: subscribers().map(|subscriber| subscriber.overflow).sum(),
             subscriber_anomalies: subscribers().flat_map(|subscriber| subscriber.anomalies.values()).sum(),
+            fabric_dropped: self.node_fabric().iter().filter(|(name, _)| counts_losses(name)).map(|(_, n)| n).sum(),
+            datagrams: self.fabric.as_ref().is_some_and(|(fabric, _)| *fabric == Fabric::RdmaDatagram),
         }
+    }
+
+    /// What the node's RDMA device and queues counted in the run.
+    fn node_fabric(&self) -> BTreeMap<String, u64> {
+        let before = |name: &String| self.start.fabric.get(name).copied().unwrap_or(0);
+        let since = self.end.fabric.iter().map(|(name, count)| (name.clone(), count.saturating_sub(before(name))));
+        since.filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// The RDMA lanes, and what was reached on them of what is asked for.
+    fn fabric_json(&self, ledgers: &Ledgers, whole: &Heard) -> Value {
+        let Some((fabric, report)) = &self.fabric else { return json!({}) };
+        let residence = residence(&self.start, &self.end);
+        let end_to_end = self.latency_json(&whole.latency);
+        let at_most = |name: &str, measured: &Value, most: u64| {
+            json!({
+                "name": name,
+                "unit": "ns",
+                "measured": measured,
+                "at_most": most,
+                "reached": measured.as_u64().is_some_and(|ns| ns <= most),
+            })
+        };
+        let rate = per_second(ledgers.messages.well, self.active_ns());
+        json!({
+            "fabric": report.json(*fabric, &self.node_fabric()),
+            "targets": [
+                at_most("residence p50", &residence["p50"], TARGET_P50_NS),
+                at_most("residence p99", &residence["p99"], TARGET_P99_NS),
+                at_most("end to end p50", &end_to_end["p50"], TARGET_P50_NS),
+                at_most("end to end p99", &end_to_end["p99"], TARGET_P99_NS),
+                {
+                    "name": "messages/s",
+                    "unit": "1/s",
+                    "measured": rate,
+                    "at_least": TARGET_PER_SECOND,
+                    "reached": rate >= TARGET_PER_SECOND,
+                },
+            ],
+        })
     }
 
     /// The report.
@@ -116,6 +167,7 @@ impl Run {
                 "degraded": self.degraded,
             }),
             if self.counted { self.proof_json(&offered) } else { self.unproved_json(&offered, &whole) },
+            self.fabric_json(&self.end.ledgers.since(&self.start.ledgers), &whole),
         ])
     }
 

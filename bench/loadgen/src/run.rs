@@ -5,16 +5,17 @@ use crate::{
     capture::{self, CapturePorts},
     clock::{SECOND_NS, now_ns},
     crew::{Order, Report, Summary},
-    hire::{Hand, UringPorts},
+    hire::{self, Hand, UringPorts},
     ledger::Ledgers,
     offered::Offered,
     open::{self, Opened},
     plan::{Bias, Plan},
     publisher::{Part, Shape},
+    rdma::{Keeper, Rdma},
     relay::Relay,
     report::{PhaseDone, Run},
     schedule::{Schedule, frames_per_run},
-    session::{Access, Control, Reading},
+    session::{Access, Control, LaneCalls, NodeFacts, Reading},
     subscriber::Heard,
 };
 use anyhow::{Context, Result, bail};
@@ -42,17 +43,22 @@ const SETTLE_NS: u64 = 30 * SECOND_NS;
 /// What could not be opened, or went away: what happened and what to do.
 pub fn run(args: &RunArgs, show: &mut dyn FnMut(&Value)) -> Result<Value> {
     let phases = args.settled_phases().map_err(anyhow::Error::msg)?;
-    let frame_messages = args.frame_messages().map_err(anyhow::Error::msg)?;
+    let rdma = Rdma::asked(args)?;
     let mut access = access(args)?;
     let node = access.node()?;
+    let rdma = rdma.map(|rdma| rdma.towards(node.workers, node.shard_count, node.fabric_mtu_bytes));
+    let args = &on_fabric(args, rdma.as_ref())?;
+    let frame_messages = args.frame_messages().map_err(anyhow::Error::msg)?;
     let node_ip = open::node_ip(args, &node)?;
     let capture = CapturePorts::asked(args, node_ip, node.shard_count)?;
     let (args, node_ip) = (&on_capture(args, node_ip), capture::write_to(args, node_ip));
-    let hire = |roster| match &capture {
-        Some(ports) => Hand::hire(ports.clone(), roster),
-        None => Hand::hire(sockets(args, node_ip), roster),
+    let hire = |roster| match (&capture, &rdma) {
+        (Some(ports), _) => Hand::hire(ports.clone(), roster),
+        (None, Some(rdma)) => Hand::hire(rdma.clone(), roster),
+        (None, None) => Hand::hire(sockets(args, node_ip), roster),
     };
     let opened = open::open(args, &mut *access, &node, node_ip, frame_messages, hire)?;
+    let keeper = rdma.map(|rdma| agree(args, &rdma, &opened, &node, node_ip)).transpose()?;
     let mut lead = Lead { access, opened, capture, show, versions: Vec::new() };
     let start = lead.settle()?.0;
     let (shape, mut before, mut done) = (lead.opened.shape, start.clone(), Vec::new());
@@ -70,6 +76,8 @@ pub fn run(args: &RunArgs, show: &mut dyn FnMut(&Value)) -> Result<Value> {
         }
     }
     let end = before;
+    // At rest until the crews are gone: nothing is offered again while sessions and subscriptions end.
+    let (fabric, _at_rest) = keeper.map(Keeper::end).transpose()?.unzip();
     let mut degraded = lead.opened.degraded.clone();
     if let Some(capture) = &lead.capture {
         capture.check()?;
@@ -90,6 +98,7 @@ pub fn run(args: &RunArgs, show: &mut dyn FnMut(&Value)) -> Result<Value> {
         end,
         ruleset_versions: lead.versions.clone(),
         degraded,
+        fabric: fabric.map(|report| (args.fabric, report)),
     };
     lead.close()?;
     Ok(run.json())
@@ -105,12 +114,21 @@ fn access(args: &RunArgs) -> Result<Box<dyn Access>> {
 }
 
 fn sockets(args: &RunArgs, node: IpAddr) -> UringPorts {
-    UringPorts {
-        node,
-        listen: args.listen,
-        frame_bytes_max: args.frame_bytes,
-        buffers: u16::try_from(args.buffers.clamp(1, 1 << 14)).unwrap_or(1 << 14),
-    }
+    UringPorts { node, listen: args.listen, frame_bytes_max: args.frame_bytes, buffers: hire::buffers(args) }
+}
+
+/// The arguments, with subscribers and frames as the fabric wants them.
+fn on_fabric(args: &RunArgs, rdma: Option<&Rdma>) -> Result<RunArgs> {
+    rdma.map_or_else(|| Ok(args.clone()), |rdma| args.on_fabric(rdma.mtu_bytes()).map_err(anyhow::Error::msg))
+}
+
+/// Agrees on a lane from each queue to each worker. A publisher's lanes are agreed on for the first of its sessions, and
+/// carry the frames of all.
+fn agree(args: &RunArgs, rdma: &Rdma, opened: &Opened, node: &NodeFacts, node_ip: IpAddr) -> Result<Keeper> {
+    let socket = args.control.as_deref().context("RDMA lanes are agreed on through --control")?;
+    let publishers: usize = opened.publishers.iter().sum();
+    let sessions = opened.sessions.get(..publishers).context("fewer sessions than publishers")?;
+    rdma.agree(open::endpoint(node_ip, node.base_port), sessions, &opened.subscribers, &LaneCalls::new(socket)?)
 }
 
 /// The arguments, with subscribers where written packets come from: one end has one address.

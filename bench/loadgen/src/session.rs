@@ -1,19 +1,23 @@
 //! What a run needs of whoever is in the middle, and the management interface that gives it: topics, sessions,
 //! subscriptions and counters over gRPC, as any client sees them.
 
-use crate::ledger::{Ledger, Ledgers, Route};
+use crate::{
+    lanes::{Carrier, DETAILS_BYTES, NodeLane, Owner},
+    ledger::{Ledger, Ledgers, Route},
+};
 use anyhow::{Context, Result, anyhow, bail};
 use std::{
     collections::BTreeMap,
     future::Future,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 use tachyon_proto::{
     Client,
     v1::{
-        self, CloseSessionRequest, Lane, OpenSessionRequest, OpenSessionResponse, ResolveTopicsRequest, SlowSubscriber,
-        StatsRequest, StatsResponse, StatusRequest, SubscribeRequest, SubscribeResponse, UnsubscribeRequest,
+        self, CloseSessionRequest, ConnectLaneRequest, Lane, ListLanesRequest, ListPortsRequest, OpenSessionRequest,
+        OpenSessionResponse, ResolveTopicsRequest, SlowSubscriber, StatsRequest, StatsResponse, StatusRequest,
+        SubscribeRequest, SubscribeResponse, UnsubscribeRequest,
     },
 };
 use tokio::runtime::Runtime;
@@ -21,6 +25,8 @@ use tonic::{Code, Status};
 
 /// Pause between two tries.
 const RETRY: Duration = Duration::from_millis(100);
+/// Longest wait of the thread that keeps lanes for one answer.
+const LANE_CALL_MAX: Duration = Duration::from_secs(1);
 /// Topic names in one call: half of what the interface allows, so that long names stay far below its size limit.
 const NAMES_PER_CALL: usize = 32_768;
 
@@ -42,7 +48,7 @@ pub trait Access {
     ///
     /// # Errors
     /// The rules do not allow it, or there is no room.
-    fn open_session(&mut self, identity: &str, tags: bool) -> Result<OpenSessionResponse>;
+    fn open_session(&mut self, identity: &str, tags: bool, lane: Lane) -> Result<OpenSessionResponse>;
 
     /// Ends a publishing session.
     ///
@@ -75,6 +81,8 @@ pub struct Control {
     runtime: Runtime,
     client: Client,
     patience: Duration,
+    /// The node has an RDMA device.
+    has_rdma: bool,
 }
 
 /// The node as it told us.
@@ -92,6 +100,10 @@ pub struct NodeFacts {
     pub degraded: Vec<String>,
     /// Whether it counts what it does, so that its ledgers can be held against ours.
     pub counts: bool,
+    /// Its workers.
+    pub workers: u16,
+    /// Path MTU of its RDMA device in bytes, if it has one and tells it.
+    pub fabric_mtu_bytes: Option<u32>,
 }
 
 /// The node's counters at one moment.
@@ -111,6 +123,8 @@ pub struct Reading {
     pub routes: BTreeMap<u32, Route>,
     /// Times a worker allocated or freed memory after start-up.
     pub heap_calls: u64,
+    /// What its RDMA devices counted, by their own names.
+    pub fabric: BTreeMap<String, u64>,
 }
 
 impl Control {
@@ -134,7 +148,7 @@ impl Control {
                 }
             }
         };
-        Ok(Self { runtime, client, patience })
+        Ok(Self { runtime, client, patience, has_rdma: false })
     }
 
     /// Calls until it works, the answer is final, or the patience is over. Only for calls that may be made twice.
@@ -159,12 +173,26 @@ impl Control {
     }
 }
 
+impl Control {
+    /// The node's RDMA devices.
+    fn rdma_ports(&mut self) -> Result<Vec<v1::Port>> {
+        if !self.has_rdma {
+            return Ok(Vec::new());
+        }
+        let ports = self.call(async |mut client: Client| client.list_ports(ListPortsRequest {}).await);
+        let ports = ports.context("reading the node's ports")?.ports.into_iter();
+        Ok(ports.filter(|port| ["rdma", "verbs"].contains(&port.driver.as_str())).collect())
+    }
+}
+
 impl Access for Control {
     fn node(&mut self) -> Result<NodeFacts> {
         let start = Instant::now();
         loop {
             let status = self.call(async |mut client: Client| client.status(StatusRequest {}).await)?;
             if let Some(node) = status.node.filter(|_| status.connected) {
+                self.has_rdma = node.driver.split(", ").any(|driver| driver == "rdma");
+                let ports = self.rdma_ports()?;
                 return Ok(NodeFacts {
                     shard_count: u16::try_from(node.shard_count).context("shard_count")?.max(1),
                     base_port: u16::try_from(node.base_port).context("base_port")?,
@@ -172,6 +200,8 @@ impl Access for Control {
                     frame_bytes_max: node.frame_bytes_max,
                     degraded: status.degraded,
                     counts: true,
+                    workers: u16::try_from(node.workers).context("workers")?.max(1),
+                    fabric_mtu_bytes: ports.iter().filter_map(|port| port.mtu).min(),
                 });
             }
             if start.elapsed() > self.patience {
@@ -199,10 +229,10 @@ impl Access for Control {
         Ok(ids)
     }
 
-    fn open_session(&mut self, identity: &str, tags: bool) -> Result<OpenSessionResponse> {
+    fn open_session(&mut self, identity: &str, tags: bool, lane: Lane) -> Result<OpenSessionResponse> {
         let request = OpenSessionRequest {
             identity: identity.to_owned(),
-            lane: Lane::Udp.into(),
+            lane: lane.into(),
             tags,
             ..OpenSessionRequest::default()
         };
@@ -221,7 +251,7 @@ impl Access for Control {
         let request = SubscribeRequest {
             identity: wanted.identity.clone(),
             topics: wanted.topics.clone(),
-            lane: Lane::Udp.into(),
+            lane: wanted.lane.into(),
             address: wanted.address.clone(),
             base_port: u32::from(wanted.base_port),
             credit: wanted.credit,
@@ -229,7 +259,7 @@ impl Access for Control {
             slow_subscriber: SlowSubscriber::Taildrop.into(),
             frame_bytes_max: wanted.frame_bytes_max,
             detached: false,
-            fall_back: false,
+            fall_back: wanted.fall_back,
         };
         let mut client = self.client.clone();
         let answer = self.runtime.block_on(client.subscribe(request));
@@ -243,9 +273,81 @@ impl Access for Control {
     }
 
     fn read(&mut self) -> Result<Reading> {
-        self.call(async |mut client: Client| client.stats(StatsRequest {}).await)
-            .context("reading the node's counters")
-            .map(|stats| reading(&stats))
+        let stats = self.call(async |mut client: Client| client.stats(StatsRequest {}).await);
+        let mut reading = reading(&stats.context("reading the node's counters")?);
+        for counter in self.rdma_ports()?.into_iter().flat_map(|port| port.counters) {
+            *reading.fabric.entry(counter.name).or_default() += counter.value;
+        }
+        Ok(reading)
+    }
+}
+
+/// Calls of the thread that keeps RDMA lanes: it does not wait for a control process that is away, since its other work
+/// would wait with it.
+#[derive(Debug)]
+pub struct LaneCalls {
+    runtime: Runtime,
+    client: Client,
+    socket: PathBuf,
+}
+
+impl LaneCalls {
+    /// Connects.
+    ///
+    /// # Errors
+    /// Nobody listens there.
+    pub fn new(socket: &Path) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let client = runtime.block_on(tachyon_proto::connect(socket));
+        let client = client.with_context(|| format!("no control process answers at {}", socket.display()))?;
+        Ok(Self { runtime, client, socket: socket.to_owned() })
+    }
+
+    /// Another connection to the same process.
+    ///
+    /// # Errors
+    /// Nobody listens there any more.
+    pub fn again(&self) -> Result<Self> {
+        Self::new(&self.socket)
+    }
+
+    fn call<T>(&self, call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T> {
+        let answer = self.runtime.block_on(async { tokio::time::timeout(LANE_CALL_MAX, call).await });
+        match answer {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => bail!("{} ({:?})", status.message(), status.code()),
+            Err(_) => bail!("tachyon-control did not answer within {} s", LANE_CALL_MAX.as_secs()),
+        }
+    }
+}
+
+impl Carrier for LaneCalls {
+    fn connect(&mut self, owner: Owner, worker: u16, details: [u8; DETAILS_BYTES]) -> Result<[u8; DETAILS_BYTES]> {
+        let owner = Some(match owner {
+            Owner::Session(id) => v1::connect_lane_request::Owner::SessionId(id),
+            Owner::Subscriber(slot) => v1::connect_lane_request::Owner::Subscriber(slot),
+        });
+        let request = ConnectLaneRequest { owner, worker: worker.into(), details: details.to_vec() };
+        let mut client = self.client.clone();
+        let theirs = self.call(client.connect_lane(request))?.details;
+        let count = theirs.len();
+        theirs.try_into().map_err(|_| anyhow!("the node sent {count} bytes of details instead of {DETAILS_BYTES}"))
+    }
+
+    fn lanes(&mut self, owner: Owner) -> Result<Vec<NodeLane>> {
+        let owner = Some(match owner {
+            Owner::Session(id) => v1::list_lanes_request::Owner::SessionId(id),
+            Owner::Subscriber(slot) => v1::list_lanes_request::Owner::Subscriber(slot),
+        });
+        let mut client = self.client.clone();
+        let lanes = self.call(client.list_lanes(ListLanesRequest { owner }))?.lanes;
+        let lane = |lane: v1::LaneStatus| NodeLane {
+            worker: u16::try_from(lane.worker).unwrap_or(u16::MAX),
+            wants_offer: matches!(lane.state.as_str(), "waiting" | "failed"),
+            fell_back: lane.fell_back,
+            why: lane.why,
+        };
+        Ok(lanes.into_iter().map(lane).collect())
     }
 }
 
@@ -266,6 +368,10 @@ pub struct Wanted {
     pub tagged: bool,
     /// Largest frame in bytes.
     pub frame_bytes_max: u32,
+    /// What shall carry the frames.
+    pub lane: Lane,
+    /// Copies shall go by UDP once an RDMA lane has failed for good.
+    pub fall_back: bool,
 }
 
 fn reading(stats: &StatsResponse) -> Reading {
@@ -278,6 +384,7 @@ fn reading(stats: &StatsResponse) -> Reading {
         ledgers: ledgers(stats),
         residence: buckets.collect(),
         residence_max: residence.max,
+        fabric: BTreeMap::new(),
         ruleset_version: stats.workers.iter().map(|worker| worker.ruleset_version).max().unwrap_or(0),
         routes: stats.routes.iter().map(route).collect(),
         heap_calls: stats.workers.iter().map(|worker| worker.heap_calls).sum(),

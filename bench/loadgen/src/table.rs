@@ -53,6 +53,7 @@ fn write(out: &mut String, report: &Value) -> std::fmt::Result {
     }
     let behind = &report["behind"];
     writeln!(out, "behind       {} frames late, {} never offered", behind["late_frames"], behind["missed_frames"])?;
+    write_fabric(out, report)?;
     for key in ["findings", "unexpected", "degraded"] {
         for line in report[key].as_array().into_iter().flatten() {
             writeln!(out, "{key:<12} {}", plain(line))?;
@@ -61,6 +62,70 @@ fn write(out: &mut String, report: &Value) -> std::fmt::Result {
     Ok(())
 }
 
+/// How the lanes fared, and each target with what was measured.
+fn write_fabric(out: &mut String, report: &Value) -> std::fmt::Result {
+    let fabric = &report["fabric"];
+    if fabric.is_null() {
+        return Ok(());
+    }
+    let (name, device, mtu) = (plain(&fabric["fabric"]), plain(&fabric["device"]), &fabric["mtu_bytes"]);
+    let (agreements, fell_back) = (&fabric["agreements"], &fabric["fell_back"]);
+    writeln!(out, "fabric       {name} on {device}, path MTU {mtu}, {agreements} agreements, {fell_back} fell back")?;
+    for (side, counters) in [("ours", &fabric["counters"]), ("the node's", &fabric["node_counters"])] {
+        for (name, count) in counters.as_object().into_iter().flatten() {
+            writeln!(out, "             {name:<28} {count} ({side})")?;
+        }
+    }
+    for line in fabric["troubles"].as_array().into_iter().flatten() {
+        writeln!(out, "lanes        {}", plain(line))?;
+    }
+    for target in report["targets"].as_array().into_iter().flatten() {
+        let (sign, limit) = if target["at_most"].is_null() {
+            ("at least", &target["at_least"])
+        } else {
+            ("at most", &target["at_most"])
+        };
+        let (name, unit) = (plain(&target["name"]), plain(&target["unit"]));
+        let outcome = if target["reached"] == true { "reached" } else { "missed" };
+        let measured = &target["measured"];
+        let measured = if measured.is_null() { "not measured".to_owned() } else { format!("{measured} {unit}") };
+        writeln!(out, "target       {name:<14} {measured:>18}, {sign} {limit} {unit}: {outcome}")?;
+    }
+    Ok(())
+}
+
 fn plain(value: &Value) -> &str {
     value.as_str().unwrap_or("")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::text;
+    use serde_json::json;
+
+    #[test]
+    fn each_target_is_shown_as_reached_or_missed() {
+        let report = json!({
+            "fabric": {
+                "fabric": "rdma-ring", "device": "rxe0", "mtu_bytes": 1024, "agreements": 4, "fell_back": 0,
+                "counters": {}, "node_counters": { "out_of_buffer": 3 }, "troubles": ["worker 0: no answer"],
+            },
+            "targets": [
+                { "name": "residence p50", "unit": "ns", "measured": 900, "at_most": 1000, "reached": true },
+                { "name": "end to end p99", "unit": "ns", "measured": null, "at_most": 2000, "reached": false },
+                { "name": "messages/s", "unit": "1/s", "measured": 5, "at_least": 10, "reached": false },
+            ],
+        });
+        let text = text(&report);
+        for line in [
+            "fabric       rdma-ring on rxe0, path MTU 1024, 4 agreements, 0 fell back",
+            "             out_of_buffer                3 (the node's)",
+            "lanes        worker 0: no answer",
+            "target       residence p50              900 ns, at most 1000 ns: reached",
+            "target       end to end p99       not measured, at most 2000 ns: missed",
+            "target       messages/s                  5 1/s, at least 10 1/s: missed",
+        ] {
+            assert!(text.lines().any(|shown| shown == line), "{line} in\n{text}");
+        }
+    }
 }

@@ -71,9 +71,11 @@ fn rig() -> CaptureRig {
     let buffers = 256;
     let config =
         ArenaConfig { bytes: buffers * 2048, buffer_bytes: 2048, pages: Pages::Ordinary, lock: false, numa_node: None };
-    let mut pool = Pool::new(Arena::create(config).expect("half a MiB").take(buffers).expect("all of it"));
+    let mut arena = Arena::create(config).expect("half a MiB");
+    let mut pool = Pool::new(arena.take(buffers).expect("all of it"));
     let shards: Vec<u16> = (0..SHARDS).collect();
-    let queue = ports.port(Role::Listen(BASE_PORT)).expect("possible").open(&shards, &mut pool).expect("possible");
+    let mut port = ports.port(Role::Listen(BASE_PORT), &arena).expect("possible");
+    let queue = port.open(&shards, &mut pool).expect("possible");
     let written = Follower::new(&ports.flush().expect("begun")).expect("readable");
     let mut read = File::create(&paths[1]).expect("writable");
     let header = [&0xa1b2_3c4du32.to_le_bytes()[..], &[2, 0, 4, 0], &[0; 12], &1u32.to_le_bytes()].concat();

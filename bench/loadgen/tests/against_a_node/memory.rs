@@ -78,6 +78,7 @@ impl Outcome {
             gap_frames: self.gaps,
             subscriber_overflow: 0,
             subscriber_anomalies: self.anomalies,
+            ..OurCounts::default()
         };
         Proof::of(&self.node.ledgers, &ours)
     }

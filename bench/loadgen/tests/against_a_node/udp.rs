@@ -102,3 +102,13 @@ fn without_a_control_process_the_error_says_what_to_start() {
     let error = format!("{:#}", run::run(&args, &mut |_| {}).unwrap_err());
     assert!(error.contains("start `tachyon-control`"), "{error}");
 }
+
+#[test]
+fn rdma_that_cannot_be_had_is_refused_with_what_to_do() {
+    let line = ["tachyon-load", "run", "--control", "/nonexistent/control.sock", "--fabric", "rdma-ring"];
+    // An address of the documentation's network, which no device has.
+    let Verb::Run(args) = Cli::try_parse_from(line.iter().chain(&["--fabric-address", "192.0.2.77"])).unwrap().command;
+    let error = format!("{:#}", run::run(&args, &mut |_| {}).unwrap_err());
+    let words = if cfg!(feature = "verbs") { "no RDMA device" } else { "--features verbs" };
+    assert!(error.contains(words), "{error}");
+}
