@@ -60,8 +60,13 @@ fn features() -> Vec<&'static str> {
         words.push("--all-features");
         return words;
     }
-    let of_the_node = [(dpdk, "tachyon-node/dpdk"), (verbs, "tachyon-node/verbs"), (hwloc, "tachyon-node/hwloc")];
-    for (_, feature) in of_the_node.iter().filter(|(is_there, _)| *is_there) {
+    let some = [
+        (dpdk, "tachyon-node/dpdk"),
+        (verbs, "tachyon-node/verbs"),
+        (verbs, "tachyon-loadgen/verbs"),
+        (hwloc, "tachyon-node/hwloc"),
+    ];
+    for (_, feature) in some.iter().filter(|(is_there, _)| *is_there) {
         words.extend(["--features", feature]);
     }
     words

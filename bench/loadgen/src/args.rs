@@ -256,17 +256,18 @@ impl RunArgs {
         Ok(count)
     }
 
-    /// The arguments, for a fabric whose packets carry this many bytes.
+    /// The arguments, for a fabric and a node whose frames have at most this many bytes.
     ///
     /// # Errors
     /// `--frame-bytes` asks for more.
-    pub fn on_fabric(&self, mtu_bytes: u32) -> Result<Self, String> {
-        let most = mtu_bytes / LINE_BYTES * LINE_BYTES;
+    pub fn on_fabric(&self, bytes_max: u32) -> Result<Self, String> {
+        let most = bytes_max / LINE_BYTES * LINE_BYTES;
         let frame_bytes = if self.frame_bytes == FRAME_BYTES_DEFAULT { most } else { self.frame_bytes };
         if frame_bytes > most {
             return Err(format!(
-                "a frame of {frame_bytes} bytes does not fit a packet of {mtu_bytes}; give --frame-bytes {most} or less, \
-                 or raise the MTU of both interfaces (4200 gives packets of 4096)"
+                "a frame of {frame_bytes} bytes does not fit: packets here and the node's frames have at most {bytes_max}; \
+                 give --frame-bytes {most} or less, or raise the MTU of both interfaces (4200 gives packets of 4096) and \
+                 frame_bytes_max in the node file"
             ));
         }
         Ok(Self { frame_bytes, listen: self.fabric_address.unwrap_or(self.listen), ..self.clone() })

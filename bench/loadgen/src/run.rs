@@ -47,7 +47,7 @@ pub fn run(args: &RunArgs, show: &mut dyn FnMut(&Value)) -> Result<Value> {
     let mut access = access(args)?;
     let node = access.node()?;
     let rdma = rdma.map(|rdma| rdma.towards(node.workers, node.shard_count, node.fabric_mtu_bytes));
-    let args = &on_fabric(args, rdma.as_ref())?;
+    let args = &on_fabric(args, rdma.as_ref(), &node)?;
     let frame_messages = args.frame_messages().map_err(anyhow::Error::msg)?;
     let node_ip = open::node_ip(args, &node)?;
     let capture = CapturePorts::asked(args, node_ip, node.shard_count)?;
@@ -118,8 +118,9 @@ fn sockets(args: &RunArgs, node: IpAddr) -> UringPorts {
 }
 
 /// The arguments, with subscribers and frames as the fabric wants them.
-fn on_fabric(args: &RunArgs, rdma: Option<&Rdma>) -> Result<RunArgs> {
-    rdma.map_or_else(|| Ok(args.clone()), |rdma| args.on_fabric(rdma.mtu_bytes()).map_err(anyhow::Error::msg))
+fn on_fabric(args: &RunArgs, rdma: Option<&Rdma>, node: &NodeFacts) -> Result<RunArgs> {
+    let most = |rdma: &Rdma| rdma.mtu_bytes().min(node.frame_bytes_max);
+    rdma.map_or_else(|| Ok(args.clone()), |rdma| args.on_fabric(most(rdma)).map_err(anyhow::Error::msg))
 }
 
 /// Agrees on a lane from each queue to each worker. A publisher's lanes are agreed on for the first of its sessions, and
