@@ -62,7 +62,7 @@ impl Prefilter {
     /// No such interface, somebody else's program on it, or the kernel refuses; what was attached goes on.
     pub fn attach(interface: &str, config: &Config, content: &Content<'_>) -> Result<Self> {
         let ifindex = place::index_of(interface)?;
-        let folder = place::folder(&config.pins, interface)?;
+        let folder = place::make_folder(&config.pins, interface)?;
         let (program, found, why_generic) = match attached(&folder.join(LINK), ifindex)? {
             Some((link, program)) => {
                 let (program, found) = adopt(&link, program, config, content)?;
@@ -86,7 +86,7 @@ impl Prefilter {
     /// No such interface, or the kernel refuses.
     pub fn open(interface: &str, pins: &Path) -> Result<Option<Self>> {
         let ifindex = place::index_of(interface)?;
-        let folder = place::folder(pins, interface)?;
+        let folder = place::folder(pins, interface);
         let Some((_, program)) = attached(&folder.join(LINK), ifindex)? else { return Ok(None) };
         let interface = interface.to_owned();
         Ok(Some(Self { interface, ifindex, folder, program, found: Found::Same, why_generic: None }))

@@ -23,11 +23,16 @@ pub(crate) fn index_of(interface: &str) -> Result<u32> {
     asked.doing(|| format!("there is no interface {interface} in this network namespace"))
 }
 
-/// The folder for an interface's pins, made if it is not there. A bpf file system refuses dots, and no interface has a
-/// colon, so VLAN devices swap them.
-pub(crate) fn folder(pins: &Path, interface: &str) -> Result<PathBuf> {
+/// The folder for an interface's pins. A bpf file system refuses dots, and no interface has a colon, so VLAN devices swap
+/// them.
+pub(crate) fn folder(pins: &Path, interface: &str) -> PathBuf {
+    pins.join(interface.replace('.', ":"))
+}
+
+/// The same, made if it is not there.
+pub(crate) fn make_folder(pins: &Path, interface: &str) -> Result<PathBuf> {
     ensure_bpf(pins)?;
-    let folder = pins.join(interface.replace('.', ":"));
+    let folder = folder(pins, interface);
     fs::create_dir_all(&folder).doing(|| format!("{} cannot be made", folder.display()))?;
     Ok(folder)
 }

@@ -140,6 +140,7 @@ fn the_next_loader_adopts() {
     assert_eq!(std::fs::read_dir(lane.pins.join("b")).unwrap().count(), 8, "the link and seven tables have names");
     within(&to, || anew.detach()).expect("detached");
     assert!(within(&to, || Prefilter::open("b", &lane.pins)).unwrap().is_none());
+    assert!(!lane.pins.join("b").exists(), "looking leaves nothing behind");
 }
 
 #[test]
