@@ -229,7 +229,9 @@ fn denied_prefixes_and_blocks_of_topics() {
     let prefix = |ip: &str, bits| Prefix::new(ip.parse().unwrap(), bits).unwrap();
     let deny = [prefix("198.51.100.0", 24), prefix("192.0.2.0", 24), prefix("2001:db8:dead::", 48)];
     let mut topics = TopicBlocks::NONE;
-    topics.allow(67);
+    // Blocks 1, 40 and 100 and the last: bits in both halves of a word, and in other words.
+    [67, 64 * 40, 64 * 100 + 9, (1 << 20) - 1].into_iter().for_each(|topic| topics.allow(topic));
+    topics.allow(1 << 20);
     let from = |source: &str, session: u32, topic: u32| {
         packet(address(source), PORT, &frame(session, SHARD, &[topic, 1_000_003]))
     };
@@ -246,6 +248,12 @@ fn denied_prefixes_and_blocks_of_topics() {
         ("the last topic of the block", from(PINNED_IP, PINNED, 127), Ours),
         ("the topic before", from(PINNED_IP, PINNED, 63), no_topic),
         ("the topic behind", from(PINNED_IP, PINNED, 128), no_topic),
+        ("block 40", from(PINNED_IP, PINNED, 64 * 40 + 63), Ours),
+        ("block 8", from(PINNED_IP, PINNED, 64 * 8), no_topic),
+        ("block 100", from(PINNED_IP, PINNED, 64 * 100), Ours),
+        ("block 36", from(PINNED_IP, PINNED, 64 * 36), no_topic),
+        ("the last topic", from(PINNED_IP, PINNED, (1 << 20) - 1), Ours),
+        ("behind the last topic", from(PINNED_IP, PINNED, 1 << 20), no_topic),
         ("no topic that can be", from(PINNED_IP, PINNED, u32::MAX), no_topic),
         ("denied comes before topics", from(ELSEWHERE, OPEN, 1), denied),
     ];
