@@ -34,7 +34,18 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("tachyon-cli", &["wire", "config", "proto"]),
     (
         "tachyon-node",
-        &["wire", "policy", "engine", "segment", "config", "driver-api", "driver-arena", "driver-uring", "driver-dpdk"],
+        &[
+            "wire",
+            "policy",
+            "engine",
+            "segment",
+            "config",
+            "driver-api",
+            "driver-arena",
+            "driver-uring",
+            "driver-dpdk",
+            "driver-verbs",
+        ],
     ),
     ("tachyon-micro", &["wire", "kernels", "policy", "engine", "driver-api", "driver-arena", "driver-mem"]),
     (
