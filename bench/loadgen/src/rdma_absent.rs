@@ -13,7 +13,7 @@ use tachyon_driver_uring::UringPort;
 use tachyon_wire::Endpoint;
 
 /// There is none.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Rdma {}
 
 /// Nothing is kept.
