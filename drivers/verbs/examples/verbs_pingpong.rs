@@ -429,7 +429,7 @@ where
             "events": args.events,
             "bytes": args.bytes,
             "seconds": args.seconds,
-            "kpps": per_ms(found.sent, found.took),
+            "kpps": (test == Test::Stream).then(|| per_ms(found.sent, found.took)),
             "min_us": percentile(&found.rtts_ns, 0),
             "p50_us": percentile(&found.rtts_ns, 50),
             "p99_us": percentile(&found.rtts_ns, 99),
