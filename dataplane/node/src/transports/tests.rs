@@ -20,6 +20,8 @@ struct Inner {
     reached: Option<BTreeSet<u16>>,
     /// Items that it takes before it is full.
     room: usize,
+    /// Room that it has again after the call that found it full.
+    later: usize,
     /// Tokens and ports of what it was given, in order.
     sent: Vec<(u32, u16)>,
     flying: VecDeque<Transmit>,
@@ -39,6 +41,7 @@ impl Fake {
         Self(Rc::new(RefCell::new(Inner {
             reached,
             room: usize::MAX,
+            later: 0,
             sent: Vec::with_capacity(BUFFERS),
             flying: VecDeque::with_capacity(BUFFERS),
             arrivals: 0,
@@ -99,6 +102,9 @@ impl TxQueue for Fake {
         let mut inner = self.0.borrow_mut();
         let count = from.len().min(inner.room);
         inner.room -= count;
+        if !from.is_empty() && count < from.len() {
+            inner.room = std::mem::take(&mut inner.later);
+        }
         for item in from.drain(..count) {
             inner.sent.push((item.token, item.destination.port.get()));
             inner.flying.push_back(item);
@@ -327,6 +333,7 @@ enum Step {
     Send(Vec<u16>),
     Turn,
     Room(usize, usize),
+    Later(usize, usize),
     Reach(usize, Vec<u16>),
     End,
 }
@@ -335,8 +342,10 @@ fn step() -> impl Strategy<Value = Step> {
     let ports = || proptest::collection::vec(0_u16..6, 0..BURST_MAX);
     prop_oneof![
         4 => ports().prop_map(Step::Send),
+        4 => (0_u16..6, 0..BURST_MAX).prop_map(|(port, count)| Step::Send(vec![port; count])),
         2 => Just(Step::Turn),
         3 => (0_usize..3, 0_usize..100).prop_map(|(fake, room)| Step::Room(fake, room)),
+        2 => (0_usize..3, 0_usize..100).prop_map(|(fake, room)| Step::Later(fake, room)),
         1 => (0_usize..3, proptest::collection::vec(0_u16..6, 0..6)).prop_map(|(fake, ports)| Step::Reach(fake, ports)),
         2 => Just(Step::End),
     ]
@@ -347,6 +356,7 @@ struct Model {
     order: Vec<usize>,
     reached: [BTreeSet<u16>; 3],
     room: [usize; 3],
+    later: [usize; 3],
     lines: [VecDeque<u32>; 3],
     sent: [Vec<u32>; 3],
 }
@@ -357,30 +367,41 @@ impl Model {
         *others.iter().find(|one| self.reached[**one].contains(&port)).unwrap_or(last)
     }
 
-    fn hand_on(&mut self) {
-        for one in &self.order {
-            while self.room[*one] > 0
-                && let Some(token) = self.lines[*one].pop_front()
-            {
-                self.room[*one] -= 1;
-                self.sent[*one].push(token);
-            }
+    /// One call of a driver that something waits for.
+    fn call(&mut self, one: usize) {
+        while self.room[one] > 0
+            && let Some(token) = self.lines[one].pop_front()
+        {
+            self.room[one] -= 1;
+            self.sent[one].push(token);
         }
+        if !self.lines[one].is_empty() {
+            self.room[one] = std::mem::take(&mut self.later[one]);
+        }
+    }
+
+    fn hand_on(&mut self) {
+        self.order.clone().into_iter().for_each(|one| self.call(one));
     }
 
     fn send(&mut self, first: u32, ports: &[u16]) -> usize {
         self.hand_on();
+        let ways: Vec<usize> = ports.iter().map(|port| self.way(*port)).collect();
+        let Some(way) = ways.first().copied() else { return 0 };
+        let goes_straight = self.lines[way].is_empty() && ways.iter().all(|one| *one == way);
         let mut taken = 0;
-        for (port, token) in ports.iter().zip(first..) {
-            let way = self.way(*port);
-            // A single way with nothing before it is handed everything at once, and its line is as long as any batch.
+        for (way, token) in ways.into_iter().zip(first..) {
             if self.lines[way].len() == BURST_MAX {
                 break;
             }
             self.lines[way].push_back(token);
             taken += 1;
         }
-        self.hand_on();
+        if goes_straight {
+            self.call(way)
+        } else {
+            self.hand_on()
+        }
         taken
     }
 }
@@ -400,7 +421,7 @@ proptest! {
         let mut bench = Bench::new(&kinds);
         let reached = [[1, 2].into(), [2, 3].into(), (0..6).collect()];
         let mut model =
-            Model { order, reached, room: [usize::MAX; 3], lines: Default::default(), sent: Default::default() };
+            Model { order, reached, room: [usize::MAX; 3], later: [0; 3], lines: Default::default(), sent: Default::default() };
         let (mut taken, mut ended) = (BTreeSet::new(), BTreeSet::new());
         for step in steps {
             match step {
@@ -419,6 +440,10 @@ proptest! {
                 Step::Room(fake, room) => {
                     bench.fakes[fake].set_room(room);
                     model.room[fake] = room;
+                }
+                Step::Later(fake, room) => {
+                    bench.fakes[fake].0.borrow_mut().later = room;
+                    model.later[fake] = room;
                 }
                 Step::Reach(fake, ports) => {
                     bench.fakes[fake].set_reached(&ports);
