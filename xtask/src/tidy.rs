@@ -29,6 +29,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("tachyon-segment", &["wire"]),
     ("tachyon-loader", &["wire"]),
     ("tachyon-config", &["wire"]),
+    ("tachyon-log", &["wire"]),
     ("tachyon-proto", &[]),
     ("tachyon-daemon", &["wire", "policy", "segment", "config", "proto"]),
     ("tachyon-cli", &["wire", "config", "proto"]),

@@ -1,0 +1,33 @@
+//! The truth log: what a shard received, decided and was told, written so that nobody can change it unseen.
+//!
+//! Records are appended in groups, each group is one commit that carries the hash of the one before, and all records are
+//! the leaves of a Merkle tree whose signed roots other people's tools can check. `FORMAT.md` describes every byte.
+//! An [`Appender`] writes one shard's log to a [`Storage`]: [`Disk`] is the real one, [`fault::FaultDisk`] one in
+//! memory that loses, tears and damages what it is told to. [`Cursor`] reads, [`verify`](verify::verify) judges.
+//!
+//! It deliberately has no thread and no clock (it is polled, and told the tick), knows no engine (decisions are bytes), and
+//! restores nothing: what is damaged is named, never mended or passed over.
+#![deny(unsafe_code)]
+
+pub mod appender;
+pub mod cursor;
+pub mod damage;
+pub mod disk;
+pub mod fault;
+pub mod format;
+pub mod note;
+pub mod record;
+mod recovery;
+pub mod retention;
+mod ring;
+pub mod storage;
+pub mod tree;
+pub mod verify;
+
+pub use appender::{Appender, Config, Progress, State};
+pub use cursor::Cursor;
+pub use damage::{Damage, Error, Fault};
+pub use disk::{Disk, ReadOnly};
+pub use note::{Checkpoint, Signer, Verifier};
+pub use record::Record;
+pub use storage::{Files, Storage};
