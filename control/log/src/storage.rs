@@ -130,3 +130,72 @@ pub trait Storage: Files {
     /// When the disk cannot be asked any more.
     fn poll(&mut self, now: u64) -> io::Result<Option<Completion>>;
 }
+
+/// Whoever lends a storage to an appender has it back even when opening fails.
+impl<S: Files + ?Sized> Files for &mut S {
+    fn names(&mut self) -> io::Result<Vec<String>> {
+        (**self).names()
+    }
+
+    fn open(&mut self, name: &str) -> io::Result<FileId> {
+        (**self).open(name)
+    }
+
+    fn close(&mut self, file: FileId) {
+        (**self).close(file);
+    }
+
+    fn length(&mut self, file: FileId) -> io::Result<u64> {
+        (**self).length(file)
+    }
+
+    fn read(&mut self, file: FileId, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+        (**self).read(file, offset, into)
+    }
+}
+
+impl<S: Storage + ?Sized> Storage for &mut S {
+    fn create(&mut self, name: &str, bytes: u64) -> io::Result<FileId> {
+        (**self).create(name, bytes)
+    }
+
+    fn write(&mut self, file: FileId, offset: u64, blocks: &[u8]) -> io::Result<()> {
+        (**self).write(file, offset, blocks)
+    }
+
+    fn sync(&mut self, file: FileId) -> io::Result<()> {
+        (**self).sync(file)
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        (**self).rename(from, to)
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        (**self).remove(name)
+    }
+
+    fn sync_folder(&mut self) -> io::Result<()> {
+        (**self).sync_folder()
+    }
+
+    fn slots(&self) -> (usize, usize) {
+        (**self).slots()
+    }
+
+    fn slot(&mut self, slot: usize) -> &mut [u8] {
+        (**self).slot(slot)
+    }
+
+    fn begin_write(&mut self, file: FileId, offset: u64, slot: usize, from: usize, to: usize) -> io::Result<()> {
+        (**self).begin_write(file, offset, slot, from, to)
+    }
+
+    fn begin_sync(&mut self, file: FileId) -> io::Result<()> {
+        (**self).begin_sync(file)
+    }
+
+    fn poll(&mut self, now: u64) -> io::Result<Option<Completion>> {
+        (**self).poll(now)
+    }
+}
