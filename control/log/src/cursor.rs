@@ -274,6 +274,9 @@ impl Cursor {
             return Ok(Some(Item::Damage(Damage { file: name, offset, fault })));
         }
         self.done = true;
+        if let Some(file) = self.stranger(files, &expected)? {
+            return Ok(Some(Item::Damage(Damage { file, offset: 0, fault: Fault::SegmentForeign })));
+        }
         self.torn = dirty || later || tail == Tail::Torn;
         let fault = Fault::Torn { number: expected.number };
         Ok(self.torn.then_some(Item::Damage(Damage { file: name, offset, fault })))
@@ -301,6 +304,25 @@ impl Cursor {
             found = scanned?.0.is_some();
         }
         Ok((found, dirty))
+    }
+
+    /// The first of the later segments that no unfinished rotation of this log left.
+    fn stranger<F: Files>(&mut self, files: &mut F, expected: &Expected) -> Result<Option<String>, Error> {
+        for index in self.next_segment..self.segments.len() {
+            let (first, name) = (self.segments[index], segment_name(self.segments[index]));
+            let file = files.open(&name).map_err(Error::storage(format!("open {name}")))?;
+            let read = self.read(files, file, 0, BLOCK, &name);
+            files.close(file);
+            read?;
+            let ours = SegmentHeader::parse(&self.buffer).is_some_and(|header| {
+                let same = self.identity == Some((header.log_id, header.shard)) && header.first_sequence == first;
+                same && header.first_commit > expected.number && first >= expected.sequence
+            });
+            if !ours {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
     }
 
     /// Looks at every block from `from` on for the header of a commit of this log that is `wanted`; says too whether there
