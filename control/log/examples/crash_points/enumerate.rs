@@ -127,6 +127,11 @@ fn holds_what_was_appended(disk: &mut FaultDisk, seed: u64, next: u64) -> bool {
     expected.unwrap_or(next) >= next
 }
 
+/// The sequence behind the last record.
+fn next_of(disk: &FaultDisk) -> u64 {
+    verify(&mut disk.clone(), None, &[]).expect("a disk that can be read").next_sequence
+}
+
 /// Every crash of one workload. `each` is how many steps there are from one crash to the next.
 pub(crate) fn enumerate(seed: u64, records: u64, each: u64) -> Outcome {
     let mut whole = disk(seed);
@@ -153,7 +158,11 @@ pub(crate) fn enumerate(seed: u64, records: u64, each: u64) -> Outcome {
             }
         }
         // A killed process loses nothing that the disk has taken.
-        outcome.add(judge(stopped.killed(random.next()), seed, told.written, false).0);
+        let (killed, left) = judge(stopped.killed(random.next()), seed, told.written, false);
+        outcome.add(killed);
+        // What is there once the log is open again is durable, also what had only been in the disk's memory.
+        let next = next_of(&left);
+        outcome.add(judge(left.power_cut(random.next(), Cut::LosesAll), seed, next, false).0);
     }
     outcome
 }
