@@ -140,7 +140,14 @@ fn plain(folder: &Path, slot_bytes: usize, seconds: f64, durable: bool) -> io::R
 /// What fio writes in MB/s, if it is installed.
 fn fio(folder: &Path, slot_bytes: usize, seconds: f64) -> Option<f64> {
     let output = Command::new("fio")
-        .args(["--name=plain", "--rw=write", "--ioengine=io_uring", "--direct=1", "--fallocate=posix", "--output-format=json"])
+        .args([
+            "--name=plain",
+            "--rw=write",
+            "--ioengine=io_uring",
+            "--direct=1",
+            "--fallocate=posix",
+            "--output-format=json",
+        ])
         .args([format!("--directory={}", folder.display()), format!("--bs={slot_bytes}"), format!("--iodepth={SLOTS}")])
         .args([format!("--size={SEGMENT_BYTES}"), format!("--runtime={}", seconds.ceil()), "--time_based".into()])
         .output()

@@ -169,7 +169,7 @@ impl<S: Storage> Appender<S> {
     pub fn open(mut storage: S, config: Config, now: u64) -> Result<Self, Error> {
         let (slots, slot_bytes) = storage.slots();
         let room = 2 * slot_bytes as u64 + 2 * BLOCK as u64;
-        if slots < 2 || slot_bytes % BLOCK != 0 || config.segment_bytes % BLOCK as u64 != 0 {
+        if slots < 2 || !slot_bytes.is_multiple_of(BLOCK) || !config.segment_bytes.is_multiple_of(BLOCK as u64) {
             return Err(Error::Config("two slots at least, and whole blocks of 4,096 bytes everywhere"));
         }
         if config.segment_bytes < room || u32::try_from(slot_bytes).is_err() {
@@ -551,8 +551,7 @@ impl<S: Storage> Appender<S> {
             if sealed.durable {
                 self.wanted_commits = self.wanted_commits.max(sealed.number + 1);
             }
-            let now =
-                Unsynced { segment: sealed.segment, commits: sealed.number + 1, sequence: sealed.end_sequence };
+            let now = Unsynced { segment: sealed.segment, commits: sealed.number + 1, sequence: sealed.end_sequence };
             match self.unsynced.back_mut() {
                 Some(last) if last.segment == now.segment => *last = now,
                 _ => self.unsynced.push_back(now),

@@ -163,7 +163,11 @@ impl Cursor {
                     self.next_segment -= 1;
                     self.expected = None;
                     files.close(file);
-                    return Ok(Some(Item::Damage(Damage { file: name, offset: 0, fault: Fault::SegmentMissing { sequence } })));
+                    return Ok(Some(Item::Damage(Damage {
+                        file: name,
+                        offset: 0,
+                        fault: Fault::SegmentMissing { sequence },
+                    })));
                 }
                 Some(fault) => fault,
                 None => return Ok(Some(self.enter(file, header, bytes))),
@@ -186,7 +190,9 @@ impl Cursor {
     }
 
     fn check_segment(&self, header: &SegmentHeader, first: u64, bytes: u64) -> Option<Fault> {
-        if self.identity.is_some_and(|identity| identity != (header.log_id, header.shard)) || header.first_sequence != first {
+        if self.identity.is_some_and(|identity| identity != (header.log_id, header.shard))
+            || header.first_sequence != first
+        {
             return Some(Fault::SegmentForeign);
         }
         if header.segment_bytes != bytes {
@@ -217,7 +223,8 @@ impl Cursor {
         let verdict = verify_commit(&self.buffer);
         let ours = claimed.is_some_and(|header| {
             let same = header.log_id == log_id && header.shard == shard && header.number == expected.number;
-            same && header.first_sequence == expected.sequence && expected.previous.is_none_or(|hash| hash == header.previous)
+            same && header.first_sequence == expected.sequence
+                && expected.previous.is_none_or(|hash| hash == header.previous)
         });
         match verdict {
             Ok(header) if ours => {
@@ -345,7 +352,8 @@ impl Cursor {
             let got = got.map_err(Error::storage(format!("read {name} at byte {at}")))?;
             for (index, block) in chunk[..got].chunks(BLOCK).enumerate() {
                 dirty |= block.iter().any(|byte| *byte != 0);
-                let header = CommitHeader::parse(block).filter(|header| Some(header.log_id) == log_id && wanted(header));
+                let header =
+                    CommitHeader::parse(block).filter(|header| Some(header.log_id) == log_id && wanted(header));
                 if let Some(header) = header {
                     return Ok((Some((at + (index * BLOCK) as u64, header)), true));
                 }
@@ -398,7 +406,14 @@ impl Cursor {
     }
 
     /// Fills the buffer with this part of a file; it gets shorter where the file ends.
-    fn read<F: Files>(&mut self, files: &mut F, file: FileId, offset: u64, bytes: usize, name: &str) -> Result<(), Error> {
+    fn read<F: Files>(
+        &mut self,
+        files: &mut F,
+        file: FileId,
+        offset: u64,
+        bytes: usize,
+        name: &str,
+    ) -> Result<(), Error> {
         self.buffer.resize(bytes, 0);
         let got = files.read(file, offset, &mut self.buffer);
         let got = got.map_err(Error::storage(format!("read {name} at byte {offset}")))?;

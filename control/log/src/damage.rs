@@ -125,7 +125,10 @@ impl fmt::Display for Fault {
                 write!(f, "record {sequence} in commit {number} is damaged; restore this file from a copy")
             }
             Self::Commit { number, sequence, part } => {
-                write!(f, "commit {number} from record {sequence} on is damaged ({part:?}); restore this file from a copy")
+                write!(
+                    f,
+                    "commit {number} from record {sequence} on is damaged ({part:?}); restore this file from a copy"
+                )
             }
             Self::Chain { number } => {
                 write!(f, "commit {number} does not follow from the one before; it was put here from elsewhere")
@@ -138,7 +141,9 @@ impl fmt::Display for Fault {
                 write!(f, "records before {sequence} are gone and no tombstone says so; restore them from a copy")
             }
             Self::Tombstone { sequence } => write!(f, "the tombstone in record {sequence} is not valid; check the key"),
-            Self::Checkpoint { sequence } => write!(f, "the checkpoint in record {sequence} is not valid; check the key"),
+            Self::Checkpoint { sequence } => {
+                write!(f, "the checkpoint in record {sequence} is not valid; check the key")
+            }
             Self::Body { sequence } => write!(f, "record {sequence} breaks its kind's layout; a newer writer made it"),
             Self::RolledBack { size } => {
                 write!(f, "a checkpoint covers {size} records and the log has fewer; it was set back to an older state")
@@ -149,7 +154,9 @@ impl fmt::Display for Fault {
             Self::Unprovable { size } => {
                 write!(f, "a checkpoint of {size} records ends among removed ones; keep the files of leaf hashes")
             }
-            Self::Leaves => write!(f, "the leaf hashes do not belong to their records; delete the file to have it made anew"),
+            Self::Leaves => {
+                write!(f, "the leaf hashes do not belong to their records; delete the file to have it made anew")
+            }
         }
     }
 }
@@ -212,8 +219,12 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Storage { what, source } => write!(f, "cannot {what}: {source}; check the disk and open the log anew"),
-            Self::DiskFull => write!(f, "no room for the next segment; free space or shorten retention, it then goes on"),
+            Self::Storage { what, source } => {
+                write!(f, "cannot {what}: {source}; check the disk and open the log anew")
+            }
+            Self::DiskFull => {
+                write!(f, "no room for the next segment; free space or shorten retention, it then goes on")
+            }
             Self::Busy => write!(f, "the disk is behind and every buffer waits for it; poll, then append again"),
             Self::TooLarge { bytes, bytes_max } => {
                 write!(f, "a record of {bytes} bytes is longer than {bytes_max}; split it or raise commit_bytes_max")

@@ -51,7 +51,8 @@ impl Disk {
     #[must_use]
     pub fn degraded(&self) -> Vec<&'static str> {
         let ring = (!self.ring.is_ring()).then_some("the kernel refuses io_uring, so every write waits for the disk");
-        let direct = (!self.direct).then_some("the file system refuses O_DIRECT, so writes pass through the page cache");
+        let direct =
+            (!self.direct).then_some("the file system refuses O_DIRECT, so writes pass through the page cache");
         ring.into_iter().chain(direct).collect()
     }
 

@@ -380,7 +380,8 @@ impl Storage for FaultDisk {
     fn create(&mut self, name: &str, bytes: u64) -> io::Result<FileId> {
         self.step()?;
         let live = self.names.values().filter_map(|history| *history.last()?).collect::<Vec<_>>();
-        let used: u64 = live.iter().filter_map(|inode| self.inodes.get(inode)).map(|inode| inode.view.len() as u64).sum();
+        let used: u64 =
+            live.iter().filter_map(|inode| self.inodes.get(inode)).map(|inode| inode.view.len() as u64).sum();
         if used.saturating_add(bytes) > self.capacity_bytes {
             return Err(io::ErrorKind::StorageFull.into());
         }

@@ -151,7 +151,9 @@ impl Command {
                 (1, OpenSession { master, reply_master, ..*open }.as_bytes().to_vec())
             }
             Wire::CloseSession(session_id) => (2, session_id.to_le_bytes().to_vec()),
-            Wire::AddSubscriber(add) => (3, AddSubscriber { master: key_name(&add.master), ..*add }.as_bytes().to_vec()),
+            Wire::AddSubscriber(add) => {
+                (3, AddSubscriber { master: key_name(&add.master), ..*add }.as_bytes().to_vec())
+            }
             Wire::RemoveSubscriber(slot) => (4, slot.to_le_bytes().to_vec()),
             Wire::Lease(lease) => (5, lease.as_bytes().to_vec()),
         };

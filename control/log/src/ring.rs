@@ -62,9 +62,8 @@ impl Ring {
             unsubmitted: 0,
             done: VecDeque::new(),
         };
-        let parts: Vec<_> = (0..slots)
-            .map(|slot| libc::iovec { iov_base: this.at(slot, 0).cast(), iov_len: slot_bytes })
-            .collect();
+        let parts: Vec<_> =
+            (0..slots).map(|slot| libc::iovec { iov_base: this.at(slot, 0).cast(), iov_len: slot_bytes }).collect();
         if let Some(ring) = &this.ring {
             // SAFETY: the parts lie in the mapping, which outlives the ring (`drop` unmaps it after the last request).
             let registered = unsafe { ring.submitter().register_buffers(&parts) };

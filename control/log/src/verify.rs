@@ -205,7 +205,8 @@ impl Judge<'_> {
             self.report.findings.extend(fault.map(&damage));
             if let Some(edge) = &mut self.edge {
                 edge.push(tree::leaf(raw.leaf));
-                let forked = self.outside.iter().any(|outside| outside.size == edge.size() && outside.root != edge.root());
+                let forked =
+                    self.outside.iter().any(|outside| outside.size == edge.size() && outside.root != edge.root());
                 let fault = forked.then_some(Fault::Forked { size: edge.size() });
                 self.report.findings.extend(fault.map(&damage));
             }
@@ -216,9 +217,9 @@ impl Judge<'_> {
     fn checkpoint(&mut self, note: &str, sequence: u64) -> Option<Fault> {
         let root = self.edge.map(|edge| edge.root());
         let verifier = self.verifier?;
-        let held = verifier.checkpoint(note).filter(|checkpoint| {
-            checkpoint.size == sequence && root.is_none_or(|root| root == checkpoint.root)
-        });
+        let held = verifier
+            .checkpoint(note)
+            .filter(|checkpoint| checkpoint.size == sequence && root.is_none_or(|root| root == checkpoint.root));
         self.report.checkpoints += u64::from(held.is_some());
         held.is_none().then_some(Fault::Checkpoint { sequence })
     }
@@ -243,11 +244,7 @@ impl Judge<'_> {
 /// # Errors
 ///
 /// As [`Verification::step`].
-pub fn verify<F: Files>(
-    files: &mut F,
-    verifier: Option<&Verifier>,
-    outside: &[Checkpoint],
-) -> Result<Report, Error> {
+pub fn verify<F: Files>(files: &mut F, verifier: Option<&Verifier>, outside: &[Checkpoint]) -> Result<Report, Error> {
     let mut verification = Verification::new(files, verifier.cloned(), outside)?;
     loop {
         if let Some(report) = verification.step(files, u64::MAX)? {

@@ -3,20 +3,23 @@
 mod support;
 
 use std::ops::Range;
-use support::{BLOCK, config, is_right, log, read_all, signer};
+use support::{config, is_right, log, read_all, signer};
 use tachyon_log::{
     Appender, Checkpoint, Cursor, Error, Fault, Verifier,
     cursor::Item,
     damage::Part,
     fault::FaultDisk,
-    format::{COMMIT_HEADER, CommitHeader, Records, SEGMENT_END, SegmentHeader, segment_name, segment_of, verify_commit},
+    format::{
+        BLOCK, COMMIT_HEADER, CommitHeader, Records, SEGMENT_END, SegmentHeader, segment_name, segment_of,
+        verify_commit,
+    },
     storage::Files,
     tree,
     verify::{Report, verify},
 };
 
 const SEED: u64 = 5;
-/// From one flipped bit to the next. All of them in release; a prime in debug, so that every bit of a byte has its turn.
+/// From one flipped bit to the next. All of them in release; in debug a prime, so that every bit of a byte has its turn.
 const STRIDE: usize = if cfg!(debug_assertions) { 211 } else { 1 };
 
 /// Segments of 64 KiB and commits of up to 8 KiB: 1 MiB in all.
@@ -37,7 +40,7 @@ fn judged(disk: &mut FaultDisk) -> Report {
 
 /// The commits of a segment, and what is behind them.
 fn commits(bytes: &[u8]) -> (Vec<Range<usize>>, usize) {
-    let (mut at, mut found) = (BLOCK as usize, Vec::new());
+    let (mut at, mut found) = (BLOCK, Vec::new());
     while let Some(header) = bytes.get(at..).and_then(CommitHeader::parse) {
         found.push(at..at + header.bytes as usize);
         at += header.bytes as usize;
@@ -70,9 +73,9 @@ fn every_flipped_bit_is_found_and_the_record_it_hit_is_named() {
         let name = segment_name(segment);
         let mut bytes = disk.bytes(&name).expect("a segment").to_vec();
         let (commits, end) = commits(&bytes);
-        for bit in (first..BLOCK as usize * 8).step_by(STRIDE) {
+        for bit in (first..BLOCK * 8).step_by(STRIDE) {
             bytes[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(SegmentHeader::parse(&bytes[..BLOCK as usize]), None, "bit {bit} of {name}");
+            assert_eq!(SegmentHeader::parse(&bytes[..BLOCK]), None, "bit {bit} of {name}");
             bytes[bit / 8] ^= 1 << (bit % 8);
             bits += 1;
         }
@@ -164,7 +167,7 @@ fn every_truncation_is_found() {
             disk.bytes_mut(&name).expect("a segment").truncate(length);
             let mut cursor = Cursor::new(&mut disk, segment).expect("a folder");
             let first = cursor.next(&mut disk).expect("readable");
-            let expected = if length < BLOCK as usize {
+            let expected = if length < BLOCK {
                 Fault::SegmentHeader
             } else {
                 Fault::SegmentLength { expected: bytes.len() as u64 }

@@ -108,7 +108,8 @@ fn a_full_disk_is_told_and_the_log_goes_on_when_there_is_room() {
 
 #[test]
 fn a_stalled_disk_moves_nothing_forward_and_refuses_what_it_cannot_hold() {
-    let mut appender = Appender::open(broken(Faults { stall_ns: 1 << 40, ..Faults::default() }), config(64), 0).expect("new");
+    let mut appender =
+        Appender::open(broken(Faults { stall_ns: 1 << 40, ..Faults::default() }), config(64), 0).expect("new");
     let mut bytes = Vec::new();
     let error = loop {
         if let Err(error) = appender.append(1, &record(SEED, appender.next_sequence(), &mut bytes)) {

@@ -85,8 +85,10 @@ fn both_readers_find_the_same_damage() {
         let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
         let theirs = found["findings"][0].as_str().unwrap_or_default().to_owned();
         let ours = report.findings.first().map(ToString::to_string).unwrap_or_default();
-        let record = |text: &str| text.split("record ").nth(1).and_then(|rest| rest.split(' ').next().map(str::to_owned));
-        let agree = !ours.is_empty() && !theirs.is_empty() && (!ours.contains(": record") || record(&ours) == record(&theirs));
+        let record =
+            |text: &str| text.split("record ").nth(1).and_then(|rest| rest.split(' ').next().map(str::to_owned));
+        let agree =
+            !ours.is_empty() && !theirs.is_empty() && (!ours.contains(": record") || record(&ours) == record(&theirs));
         if !agree {
             disagreements.push(format!("byte {at}: we say {ours:?}, they say {theirs:?}"));
         }

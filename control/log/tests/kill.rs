@@ -11,7 +11,9 @@ use std::{
     time::Duration,
 };
 use support::{config, is_right, record, signer};
-use tachyon_log::{Appender, Cursor, Disk, Fault, ReadOnly, cursor::Item, fault::Random, retention::Limits, verify::verify};
+use tachyon_log::{
+    Appender, Cursor, Disk, Fault, ReadOnly, cursor::Item, fault::Random, retention::Limits, verify::verify,
+};
 
 const SEED: u64 = 77;
 const FOLDER: &str = "TACHYON_LOG_KILL_FOLDER";

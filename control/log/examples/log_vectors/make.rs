@@ -49,7 +49,13 @@ fn commands() -> [Wire; 5] {
         master: [0x33; 32],
     };
     let lease = Lease { sender_id: 150.into(), share: 32_768.into() };
-    [Wire::OpenSession(open), Wire::AddSubscriber(add), Wire::Lease(lease), Wire::RemoveSubscriber(4), Wire::CloseSession(0x0001_0007)]
+    [
+        Wire::OpenSession(open),
+        Wire::AddSubscriber(add),
+        Wire::Lease(lease),
+        Wire::RemoveSubscriber(4),
+        Wire::CloseSession(0x0001_0007),
+    ]
 }
 
 struct Writer {

@@ -40,7 +40,7 @@ pub fn record(seed: u64, sequence: u64, bytes: &mut Vec<u8>) -> Record<'_> {
     *bytes = frame_bytes(seed, sequence);
     match sequence % 5 {
         0 => Record::Decisions(bytes),
-        1 if sequence % 3 == 0 => Record::Gap(Gap {
+        1 if sequence.is_multiple_of(3) => Record::Gap(Gap {
             count: sequence.into(),
             first_tick: 1.into(),
             last_tick: 2.into(),
