@@ -1,4 +1,4 @@
-//! Ruleset images in sealed memory.
+//! Images in sealed memory: rulesets, and lists of denied sources.
 
 use crate::mapping::Mapping;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, memfd_create};
@@ -18,9 +18,9 @@ const SEALS: SealFlags = SealFlags::WRITE.union(SealFlags::SHRINK).union(SealFla
 /// Copies `bytes` into memory that nobody, not even this process, can change afterwards.
 ///
 /// # Errors
-/// `InvalidInput` if `bytes` is empty or longer than [`IMAGE_BYTES_MAX`]; otherwise what the kernel says.
+/// `InvalidInput` if `bytes` is longer than [`IMAGE_BYTES_MAX`]; otherwise what the kernel says.
 pub fn seal_image(bytes: &[u8]) -> io::Result<OwnedFd> {
-    if bytes.is_empty() || bytes.len() > IMAGE_BYTES_MAX {
+    if bytes.len() > IMAGE_BYTES_MAX {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, size_text(bytes.len() as u64)));
     }
     let fd = memfd_create("tachyon-ruleset", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
@@ -30,15 +30,16 @@ pub fn seal_image(bytes: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// An image that somebody sealed: mapped read-only, and known never to change.
+/// An image that somebody sealed: mapped read-only, and known never to change. One without bytes, which is how a list without
+/// entries travels, has no mapping, because the kernel makes none of no length.
 #[derive(Debug)]
-pub struct SealedImage(Mapping);
+pub struct SealedImage(Option<Mapping>);
 
 impl SealedImage {
     /// Maps a sealed descriptor. What the bytes say is not looked at.
     ///
     /// # Errors
-    /// `InvalidData` if it is not sealed against writing, shrinking, growing and further sealing, or if its size is 0 or
+    /// `InvalidData` if it is not sealed against writing, shrinking, growing and further sealing, or if its size is
     /// more than [`IMAGE_BYTES_MAX`]; otherwise what the kernel says.
     pub fn adopt(fd: impl AsFd) -> io::Result<Self> {
         // Files that cannot be sealed at all (disk files, pipes, sockets) end here too, with EINVAL.
@@ -51,7 +52,8 @@ impl SealedImage {
         }
         let size = u64::try_from(fstat(&fd)?.st_size).unwrap_or(u64::MAX);
         match usize::try_from(size) {
-            Ok(len) if (1..=IMAGE_BYTES_MAX).contains(&len) => Ok(Self(Mapping::read_only(fd, len)?)),
+            Ok(0) => Ok(Self(None)),
+            Ok(len) if len <= IMAGE_BYTES_MAX => Ok(Self(Some(Mapping::read_only(fd, len)?))),
             _ => Err(io::Error::new(io::ErrorKind::InvalidData, size_text(size))),
         }
     }
@@ -67,13 +69,14 @@ impl SealedImage {
 
 impl AsRef<[u8]> for SealedImage {
     fn as_ref(&self) -> &[u8] {
+        let Some(mapping) = &self.0 else { return &[] };
         // SAFETY: `adopt` saw the seals against writing and shrinking, and the seal that keeps them.
-        unsafe { self.0.bytes() }
+        unsafe { mapping.bytes() }
     }
 }
 
 fn size_text(size: u64) -> String {
-    format!("an image of {size} bytes is impossible: it has 1 to {IMAGE_BYTES_MAX}")
+    format!("an image of {size} bytes is impossible: it has at most {IMAGE_BYTES_MAX}")
 }
 
 #[cfg(test)]
@@ -127,12 +130,17 @@ mod tests {
     }
 
     #[test]
-    fn refuses_images_that_are_empty_or_too_large() {
-        assert!(refusal(memfd(b"", SEALS)).contains("0 bytes"));
+    fn an_image_without_bytes_comes_back_without_bytes() {
+        assert!(SealedImage::from_bytes(&[]).unwrap().as_ref().is_empty());
+        assert!(refusal(memfd(b"", SEALS.difference(SealFlags::GROW))).contains("not sealed"));
+    }
+
+    #[test]
+    fn refuses_images_that_are_too_large() {
         let large = File::from(memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap());
         large.set_len(IMAGE_BYTES_MAX as u64 + 1).unwrap(); // sparse: takes no memory
         fcntl_add_seals(&large, SEALS).unwrap();
         assert!(refusal(large).contains("impossible"));
-        assert_eq!(seal_image(b"").unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(seal_image(&vec![0; IMAGE_BYTES_MAX + 1]).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 }
