@@ -1,7 +1,7 @@
 //! The rules file: which topics there may be, under which limits, and who may do what.
 
 use crate::{Diagnostic, source::read};
-use crate::{Limit, Pattern, Source, rules_check};
+use crate::{Limit, Pattern, Source, SourcePrefix, rules_check};
 
 /// The commented default rules: the manual of the file, and a working example.
 pub const RULES_MANUAL: &str = include_str!("../defaults/rules.toml");
@@ -13,6 +13,8 @@ pub struct Rules {
     pub topics: Vec<TopicRules>,
     /// By `[[identity]]` entry; no two have the same name, and no two sender ranges overlap.
     pub identities: Vec<Identity>,
+    /// Sources that the pre-filter denies, beside those of the operator's list.
+    pub denied: Vec<SourcePrefix>,
 }
 
 /// What holds for the topics that a pattern matches.

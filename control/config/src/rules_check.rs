@@ -1,11 +1,15 @@
 //! The rules file as it is written, and its checks.
 
 use crate::{
-    Diagnostic, Durability, Identity, Limit, Pattern, Rate, Report, Rules, Source, TagDemand, TopicRules,
+    Diagnostic, Durability, Identity, Limit, Pattern, Rate, Report, Rules, Source, SourcePrefix, TagDemand, TopicRules,
     check_topic_name,
 };
 use serde::Deserialize;
-use std::{collections::HashMap, ops::Range};
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    ops::Range,
+};
 use tachyon_wire::image::SENDER_SLOTS_MAX;
 use toml::Spanned;
 
@@ -16,6 +20,8 @@ const TOPIC_RULES_MAX: usize = 16_384;
 const IDENTITIES_MAX: usize = 16_384;
 /// Most patterns in one list.
 const PATTERNS_MAX: usize = 1_024;
+/// Most denied prefixes: what a person still reads. Longer lists come from programs, and have a command of their own.
+const DENIED_MAX: usize = 65_536;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -24,6 +30,15 @@ pub(crate) struct RulesFile {
     topic: Vec<Spanned<TopicEntry>>,
     #[serde(default)]
     identity: Vec<Spanned<IdentityEntry>>,
+    #[serde(default)]
+    prefilter: PrefilterEntry,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct PrefilterEntry {
+    #[serde(default)]
+    deny: Vec<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -97,7 +112,8 @@ pub(crate) fn check(source: Source<'_>, file: RulesFile) -> Result<(Rules, Vec<D
     let identities: Vec<Identity> =
         file.identity.iter().filter_map(|entry| check.identity(entry.get_ref(), &topics)).collect();
     check.overlapping_senders(&file.identity);
-    check.report.finish(Rules { topics, identities })
+    let denied = check.denied(&file.prefilter.deny);
+    check.report.finish(Rules { topics, identities, denied })
 }
 
 struct Check<'a> {
@@ -248,6 +264,35 @@ impl Check<'_> {
                 None
             }
         }
+    }
+
+    fn denied(&mut self, texts: &[Spanned<String>]) -> Vec<SourcePrefix> {
+        if let Some(over) = texts.get(DENIED_MAX) {
+            let message = format!("`deny` has {} prefixes, at most {DENIED_MAX}", texts.len());
+            let help = "keep long lists out of the rules: `tachyon prefilter deny add --from-file FILE`";
+            self.report.error(over.span(), message, help);
+        }
+        let mut seen = HashSet::new();
+        for text in texts {
+            let prefix = match text.get_ref().parse::<SourcePrefix>() {
+                Ok(prefix) => prefix,
+                Err(wrong) => {
+                    self.report.error(text.span(), wrong, SourcePrefix::HELP);
+                    continue;
+                }
+            };
+            let ip = text.get_ref().split('/').next().and_then(|ip| ip.parse::<IpAddr>().ok());
+            if ip.is_some_and(|ip| ip.to_canonical() != prefix.ip()) {
+                let message = format!("only the first {} bits of `{}` count", prefix.bits(), text.get_ref());
+                self.report.warning(text.span(), message, format!("write `{prefix}`"));
+            }
+            if !seen.insert(prefix) {
+                self.report.warning(text.span(), format!("`{prefix}` is denied already"), "remove one of the two");
+            }
+        }
+        let mut denied: Vec<SourcePrefix> = seen.into_iter().collect();
+        denied.sort_unstable();
+        denied
     }
 
     /// A sender has one quota, so it belongs to one identity.

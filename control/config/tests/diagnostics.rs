@@ -125,6 +125,43 @@ fn rates_that_are_none_are_refused() {
 }
 
 #[test]
+fn denied_prefixes_are_read_and_what_is_none_is_refused_at_its_place() {
+    let text = "[prefilter]\ndeny = [\"10.0.0.0/8\", \"2001:db8::/32\", \"192.0.2.7\", \"10.1.0.0/16\"]\n";
+    let (rules, warnings) = Rules::parse("rules.toml", text).expect("valid");
+    let denied: Vec<String> = rules.denied.iter().map(ToString::to_string).collect();
+    assert_eq!(denied, ["10.0.0.0/8", "10.1.0.0/16", "192.0.2.7/32", "2001:db8::/32"]);
+    assert_eq!(warnings, []);
+    let expected = "\
+error: `10.0.0.0/33` does not end with a number of bits from 0 to 32
+ --> rules.toml:2:9
+  |
+2 | deny = [\"10.0.0.0/33\", \"here\"]
+  |         ^^^^^^^^^^^^^
+  = help: write an address (`10.1.2.3`) or the beginning of several with its bits (`10.0.0.0/8`, `2001:db8::/32`)
+error: `here` does not begin with an IP address
+ --> rules.toml:2:24
+  |
+2 | deny = [\"10.0.0.0/33\", \"here\"]
+  |                        ^^^^^^
+  = help: write an address (`10.1.2.3`) or the beginning of several with its bits (`10.0.0.0/8`, `2001:db8::/32`)";
+    assert_eq!(rules_say("[prefilter]\ndeny = [\"10.0.0.0/33\", \"here\"]\n"), expected);
+    assert!(rules_say("[prefilter]\ndenny = []\n").contains("did you mean `deny`?"));
+    let many = vec!["\"10.0.0.1\""; 65_537].join(", ");
+    assert!(rules_say(&format!("[prefilter]\ndeny = [{many}]\n")).contains("--from-file"));
+}
+
+#[test]
+fn denied_prefixes_that_are_cut_or_stand_twice_are_warned_of() {
+    let text = "[prefilter]\ndeny = [\"10.1.2.3/8\",\n\"10.0.0.0/8\"]\n";
+    let (rules, warnings) = Rules::parse("rules.toml", text).expect("valid");
+    assert_eq!(rules.denied.len(), 1);
+    assert_eq!(
+        warnings.iter().map(|warning| (warning.line, warning.help.as_str())).collect::<Vec<_>>(),
+        [(2, "write `10.0.0.0/8`"), (3, "remove one of the two")]
+    );
+}
+
+#[test]
 fn a_burst_is_held_against_its_rate() {
     assert!(rules_say("[[topic]]\nmatch = \"a\"\nburst = 3\n").contains("`burst` without `rate` limits nothing"));
     assert!(rules_say("[[topic]]\nmatch = \"a\"\nrate = \"1/s\"\nburst = 0\n").contains("`burst` is 0"));
@@ -162,7 +199,7 @@ fn the_default_rules_are_valid_and_show_every_key() {
     let demo = &rules.identities[0];
     assert_eq!((demo.senders, demo.class_cap, demo.tags), (Some((1000, 1999)), 1, TagDemand::Required));
     let keys = "match rate burst tag quarantine durability name publish subscribe senders sender_rate sender_burst \
-                class system tags uids";
+                class system tags uids deny";
     for key in keys.split_whitespace() {
         assert!(
             RULES_MANUAL.contains(&format!("\n{key} = ")) || RULES_MANUAL.contains(&format!("\n# {key} = ")),
