@@ -73,7 +73,17 @@ impl Control {
         state.principals = principals;
         // Asked only now, so that what was opened while we compiled is held against the new rules too.
         let (sessions, subscribers) = (state.sessions_beyond(&in_force), state.subscribers_beyond(&in_force));
+        let denied_before = state.in_force.as_ref().map(|rules| rules.denied().clone()).unwrap_or_default();
+        let denies_otherwise = denied_before != *in_force.denied();
         state.in_force = Some(Arc::new(in_force));
+        if denies_otherwise
+            && connected
+            && let Err(refusal) = state.send_denied()
+        {
+            // What may be published is in force already and good by itself, so this part is told and comes later.
+            let message = format!("what the rules deny is not in force yet: {}", refusal.text());
+            outcome.warnings.push(whole_file(Severity::Warning, file_name, message, "see `tachyon status`"));
+        }
         state.end_sessions(&sessions)?;
         state.end_subscribers(&subscribers)?;
         // What changed while we compiled, and the subscribers that ended, come with the next ruleset.
@@ -123,6 +133,7 @@ impl State {
     fn candidate(&self, text: RulesText, rules: Rules) -> Result<(Candidate, Limits), Refusal> {
         let (principals, new_principals) = self.principals_for(&rules)?;
         let in_force = InForce::new(text, rules, &principals);
+        self.deny_list.leaves_room(in_force.denied())?;
         let sessions_ended = self.sessions_beyond(&in_force).len();
         let subscribers = self.subscribers_beyond(&in_force);
         let staying = self.subscribers.values().filter(|s| !s.ending && !subscribers.contains(&s.slot));
@@ -153,5 +164,9 @@ fn weigh(mut candidate: Candidate, limits: Limits) -> Result<(Candidate, RulesSu
 
 /// A problem of the whole file.
 fn general(file_name: &str, message: String, help: &str) -> Diagnostic {
-    Diagnostic::new(Severity::Error, file_name, "", None).saying(message, help)
+    whole_file(Severity::Error, file_name, message, help)
+}
+
+fn whole_file(severity: Severity, file_name: &str, message: String, help: &str) -> Diagnostic {
+    Diagnostic::new(severity, file_name, "", None).saying(message, help)
 }

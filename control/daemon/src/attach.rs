@@ -15,7 +15,8 @@ use tachyon_segment::{
 use tracing::{info, warn};
 
 impl State {
-    /// Takes up a connection. Afterwards the node has every session and subscriber of the registry; the ruleset follows.
+    /// Takes up a connection. Afterwards the node has every session and subscriber of the registry, and every denied
+    /// prefix; the ruleset follows.
     ///
     /// # Errors
     /// The connection was lost again, or the registry cannot be written.
@@ -41,6 +42,8 @@ impl State {
             self.registry.commit(&[Change::Attachment(&now)])?;
             self.attachment = Some(now);
         }
+        // After the sessions, so that a denied source that one is pinned to is not shut out in between.
+        self.greet_with_denied()?;
         self.change += 1; // so that the ruleset is offered
         let (sessions, subscribers) = (self.sessions.len(), self.subscribers.len());
         info!(boot = now.boot_number, sessions, subscribers, "connected to tachyond");

@@ -32,8 +32,9 @@ use tracing::{debug, info, warn};
 const COLLECT: Duration = Duration::from_millis(2);
 /// Longest wait for a ruleset to come into force: a million topics compile in a few seconds.
 const IN_FORCE_PATIENCE: Duration = Duration::from_secs(20);
-/// Longest wait for one reply of `tachyond`, which verifies up to 128 MiB before it answers.
-const REPLY_PATIENCE: Duration = Duration::from_secs(5);
+/// Longest wait for one reply of `tachyond`, which verifies up to 128 MiB before it answers, or fills a table of a million
+/// denied prefixes for each of its filters.
+const REPLY_PATIENCE: Duration = Duration::from_secs(15);
 /// First and longest pause between attempts to connect.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
 /// How often the connection is looked at: a restarted node has its sessions again this much later.

@@ -12,6 +12,8 @@
 mod apply;
 mod attach;
 mod control;
+mod deny_list;
+mod filters;
 mod lanes;
 mod ports;
 mod process;

@@ -22,10 +22,7 @@ impl State {
     /// # Errors
     /// The caller may not, there is no such port, or the node says why it cannot.
     pub(crate) fn set_port(&mut self, caller: Caller, name: &str, running: bool) -> Result<(), Refusal> {
-        if !self.is_admin(caller) {
-            let text = format!("user {} may not set ports; add it to admin_uids in the control file", caller.uid);
-            return Err(Refusal::Denied(text));
-        }
+        self.only_administrators(caller, "set ports")?;
         // A longer one would not get through to the node, which says the same of one that it does not have.
         if name.is_empty() || name.len() > PORT_NAME_MAX {
             let text = format!("no port is named `{name}`: names have 1 to {PORT_NAME_MAX} bytes; see `tachyon ports`");

@@ -14,7 +14,7 @@ use tachyon_proto::v1::{
 };
 use tachyon_segment::{
     StatsReader, WorkerState,
-    handover::{Hello, PortState, PortStatus},
+    handover::{FilterState, FilterStatus, Hello, PortState, PortStatus},
 };
 use tachyon_wire::{
     Ledger, Reason,
@@ -74,9 +74,9 @@ impl Reading {
         ledgers(&self.total.counters)
     }
 
-    /// Every reason.
+    /// Every reason, and before them what the pre-filters did.
     #[must_use]
-    pub(crate) fn drops(&self) -> DropsResponse {
+    pub(crate) fn drops(&self, filters: &[FilterStatus]) -> DropsResponse {
         let counters = &self.total.counters;
         let drop = |reason: &Reason| Drop {
             number: reason.number().into(),
@@ -87,7 +87,11 @@ impl Reading {
             copies: counters.copies_refused[reason.index()],
             help: reason.help().to_owned(),
         };
-        DropsResponse { drops: Reason::ALL.iter().map(drop).collect(), boot_id: boot_id(&self.hello) }
+        DropsResponse {
+            drops: Reason::ALL.iter().map(drop).collect(),
+            boot_id: boot_id(&self.hello),
+            filters: filters.iter().map(filter_ledger).collect(),
+        }
     }
 
     /// Everything. `routes` come from [`route_names`].
@@ -205,6 +209,58 @@ pub(crate) fn port(port: PortStatus) -> v1::Port {
     }
 }
 
+/// A pre-filter.
+#[must_use]
+pub(crate) fn filter(filter: &FilterStatus) -> v1::Filter {
+    let state = match filter.state {
+        FilterState::Native => "native",
+        FilterState::Generic => "generic",
+        FilterState::Detached => "detached",
+        FilterState::Failed => "failed",
+    };
+    v1::Filter {
+        interface: filter.interface.clone(),
+        state: state.to_owned(),
+        why: filter.why.clone(),
+        program_id: filter.program_id,
+        version: filter.version,
+        instructions: filter.instructions,
+        code_bytes: filter.code_bytes,
+        run_ns: filter.run_ns,
+        runs: filter.runs,
+        sessions: filter.sessions,
+        prefixes: filter.prefixes,
+        topic_blocks: filter.topic_blocks,
+        ledger: Some(filter_ledger(filter)),
+    }
+}
+
+/// What a pre-filter counted. A count at a number that no reason has is told too, as in [`reasons`].
+fn filter_ledger(filter: &FilterStatus) -> v1::FilterLedger {
+    let told = |(frames, number): (&u64, u8)| {
+        let reason = Reason::from_number(number);
+        let unknown = "tachyond is newer than tachyon-control; install the same version of both";
+        v1::FilterDrop {
+            number: number.into(),
+            code: code(number),
+            frames: *frames,
+            help: reason.map_or(unknown, Reason::help).to_owned(),
+        }
+    };
+    let dropped = filter.dropped.iter().zip(0_u8..).filter(|(frames, _)| **frames > 0).map(told);
+    let passed = [filter.passed_foreign, filter.passed_ours, filter.redirected];
+    let ended = passed.iter().chain(&filter.dropped).fold(0_u64, |sum, frames| sum.saturating_add(*frames));
+    v1::FilterLedger {
+        interface: filter.interface.clone(),
+        seen: filter.seen,
+        passed_foreign: filter.passed_foreign,
+        passed_ours: filter.passed_ours,
+        redirected: filter.redirected,
+        dropped: dropped.collect(),
+        unaccounted: filter.seen.abs_diff(ended),
+    }
+}
+
 pub(crate) fn boot_id(hello: &Hello) -> String {
     hello.boot_id.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -248,11 +304,11 @@ fn ledgers(counters: &Counters) -> Ledgers {
 
 /// By code. A count at a number that no reason has is shown too, since hiding it would break the sums.
 fn reasons(counts: &[u64; REASON_SLOTS]) -> BTreeMap<String, u64> {
-    let name = |number: u8| match Reason::from_number(number) {
-        Some(reason) => reason.code().to_owned(),
-        None => format!("E_UNKNOWN_{number}"),
-    };
-    counts.iter().zip(0_u8..).filter(|(count, _)| **count > 0).map(|(count, number)| (name(number), *count)).collect()
+    counts.iter().zip(0_u8..).filter(|(count, _)| **count > 0).map(|(count, number)| (code(number), *count)).collect()
+}
+
+fn code(number: u8) -> String {
+    Reason::from_number(number).map_or_else(|| format!("E_UNKNOWN_{number}"), |reason| reason.code().to_owned())
 }
 
 const fn activity(counters: &Counters) -> Activity {

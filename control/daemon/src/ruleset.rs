@@ -2,10 +2,10 @@
 //! who gets it.
 
 use crate::record::{RulesText, Subscriber};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use tachyon_config::{Durability, Identity, Limit, Pattern, PatternIndex, Rules, TopicRules};
 use tachyon_policy::compile::{self, Quota, RulesetSource, SenderSource, SetId, TopicSource};
-use tachyon_segment::handover::Hello;
+use tachyon_segment::handover::{Hello, Prefix};
 use tachyon_wire::image::{FAN_OUT_MAX, SENDER_SLOTS_MAX, TARGETS_MAX, TOPIC_SLOTS_MAX};
 
 /// Permanent rows of rights by identity name.
@@ -21,6 +21,7 @@ pub(crate) struct InForce {
     topics: PatternIndex<usize>,
     publishers: PatternIndex<u32>,
     identities: HashMap<String, usize>,
+    denied: BTreeSet<Prefix>,
 }
 
 impl InForce {
@@ -32,7 +33,14 @@ impl InForce {
         let publishers = rows.flat_map(|(identity, row)| identity.publish.iter().map(move |pattern| (pattern, row)));
         let publishers = publishers.collect();
         let identities = rules.identities.iter().zip(0..).map(|(identity, index)| (identity.name.clone(), index));
-        Self { text, topics, publishers, identities: identities.collect(), rules }
+        let denied = rules.denied.iter().filter_map(|prefix| Prefix::new(prefix.ip(), prefix.bits())).collect();
+        Self { text, topics, publishers, identities: identities.collect(), denied, rules }
+    }
+
+    /// What the pre-filter is to deny.
+    #[must_use]
+    pub(crate) const fn denied(&self) -> &BTreeSet<Prefix> {
+        &self.denied
     }
 
     /// The identity of this name.

@@ -3,6 +3,7 @@
 use crate::{
     apply::Outcome,
     control::Control,
+    deny_list::written,
     lanes::{Holder, Told},
     record::Way,
     refusal::Refusal,
@@ -246,7 +247,10 @@ impl control_server::Control for Service {
     }
 
     async fn drops(&self, _: Request<v1::DropsRequest>) -> Answer<v1::DropsResponse> {
-        Ok(Response::new(self.reading().await?.drops()))
+        let reading = self.reading().await?;
+        // The node's own counts are worth having where the filters cannot be asked for.
+        let filters = self.control.with_state(|state| Ok(state.filters().unwrap_or_default())).await?;
+        Ok(Response::new(reading.drops(&filters)))
     }
 
     async fn stats(&self, _: Request<v1::StatsRequest>) -> Answer<v1::StatsResponse> {
@@ -297,6 +301,46 @@ impl control_server::Control for Service {
         });
         let told = self.control.with_state(move |state| state.lanes(caller, of, Instant::now())).await?;
         Ok(Response::new(v1::ListLanesResponse { lanes: told.into_iter().map(lane_status).collect() }))
+    }
+
+    async fn list_filters(&self, _: Request<v1::ListFiltersRequest>) -> Answer<v1::ListFiltersResponse> {
+        let filters = self.control.with_state(State::filters).await?;
+        Ok(Response::new(v1::ListFiltersResponse { filters: filters.iter().map(report::filter).collect() }))
+    }
+
+    async fn set_filter(&self, request: Request<v1::SetFilterRequest>) -> Answer<v1::SetFilterResponse> {
+        let caller = caller(&request)?;
+        let v1::SetFilterRequest { interface, attached } = request.into_inner();
+        self.control.with_state(move |state| state.set_filter(caller, &interface, attached)).await?;
+        Ok(Response::new(v1::SetFilterResponse {}))
+    }
+
+    async fn list_denied(&self, request: Request<v1::ListDeniedRequest>) -> Answer<v1::ListDeniedResponse> {
+        let after = request.into_inner().after;
+        let page = self.control.with_state(move |state| state.denied(&after)).await?;
+        let entry = |(prefix, by_operator, by_rules)| v1::DeniedPrefix { prefix, by_operator, by_rules };
+        Ok(Response::new(v1::ListDeniedResponse {
+            denied: page.denied.into_iter().map(entry).collect(),
+            total: number(page.total),
+            more: page.more,
+            in_force: page.problem.is_empty(),
+            problem: page.problem,
+        }))
+    }
+
+    async fn change_denied(&self, request: Request<v1::ChangeDeniedRequest>) -> Answer<v1::ChangeDeniedResponse> {
+        let caller = caller(&request)?;
+        let v1::ChangeDeniedRequest { add, remove } = request.into_inner();
+        let told = self.control.with_state(move |state| state.change_denied(caller, &add, &remove)).await?;
+        Ok(Response::new(v1::ChangeDeniedResponse {
+            added: number(told.changed.added),
+            removed: number(told.changed.removed),
+            already: told.changed.already.iter().map(written).collect(),
+            missing: told.changed.missing.iter().map(written).collect(),
+            still_denied: told.still_denied,
+            total: number(told.total),
+            in_force: told.in_force,
+        }))
     }
 }
 
@@ -363,8 +407,11 @@ fn limit_rules(text: &str) -> Result<(), Refusal> {
     if len > RULES_BYTES_MAX { Err(over()) } else { Ok(()) }
 }
 
+fn number(len: usize) -> u32 {
+    u32::try_from(len).unwrap_or(u32::MAX)
+}
+
 fn status(state: &State) -> v1::StatusResponse {
-    let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
     let hello = state.link.as_ref().map(|link| &*link.hello);
     v1::StatusResponse {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -373,11 +420,11 @@ fn status(state: &State) -> v1::StatusResponse {
         node: hello.map(report::node),
         ruleset_version: state.version,
         ruleset_in_force: hello.map_or(0, |hello| hello.ruleset_version),
-        topics: count(state.topics.len()),
-        sessions: count(state.sessions.values().filter(|session| !session.ending).count()),
-        subscribers: count(state.subscribers.values().filter(|subscriber| !subscriber.ending).count()),
-        identities: count(state.in_force.as_ref().map_or(0, |rules| rules.rules.identities.len())),
-        degraded: hello.map(|hello| hello.degraded.clone()).unwrap_or_default(),
+        topics: number(state.topics.len()),
+        sessions: number(state.sessions.values().filter(|session| !session.ending).count()),
+        subscribers: number(state.subscribers.values().filter(|subscriber| !subscriber.ending).count()),
+        identities: number(state.in_force.as_ref().map_or(0, |rules| rules.rules.identities.len())),
+        degraded: hello.iter().flat_map(|hello| hello.degraded.clone()).chain(state.denied_degraded()).collect(),
         ..v1::StatusResponse::default()
     }
 }

@@ -4,6 +4,7 @@
 //! something else to happen waits outside of it.
 
 use crate::{
+    deny_list::DenyList,
     lanes::Seen,
     record::{Attachment, Owner, RulesText, Session, Subscriber},
     refusal::Refusal,
@@ -69,6 +70,10 @@ pub(crate) struct State {
     /// Version of the last ruleset that was given out.
     pub(crate) version: u64,
     pub(crate) in_force: Option<Arc<InForce>>,
+    /// The operator's list of denied prefixes.
+    pub(crate) deny_list: DenyList,
+    /// Why the connected node does not have everything that is denied; empty if it has.
+    pub(crate) denied_problem: String,
     pub(crate) attachment: Option<Attachment>,
     pub(crate) ids: Option<SessionIds>,
     pub(crate) link: Option<Link>,
@@ -98,6 +103,8 @@ impl State {
             in_force = Some(Arc::new(InForce::new(text, rules, &principals)));
         }
         Ok(Self {
+            deny_list: DenyList::open(&config.state_dir),
+            denied_problem: String::new(),
             config,
             own_uid,
             registry,
@@ -124,6 +131,16 @@ impl State {
     #[must_use]
     pub(crate) fn is_admin(&self, caller: Caller) -> bool {
         caller.uid == 0 || caller.uid == self.own_uid || self.config.admin_uids.contains(&caller.uid)
+    }
+
+    /// Refuses whoever is none.
+    ///
+    /// # Errors
+    /// The caller may not do `what`.
+    pub(crate) fn only_administrators(&self, caller: Caller, what: &str) -> Result<(), Refusal> {
+        let uid = caller.uid;
+        let denied = || Refusal::Denied(format!("user {uid} may not {what}; add it to admin_uids in the control file"));
+        if self.is_admin(caller) { Ok(()) } else { Err(denied()) }
     }
 
     /// The rules in force.

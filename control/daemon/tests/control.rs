@@ -1,6 +1,7 @@
 //! The interface over a real Unix socket, with a node that only keeps what it is told.
 #![expect(clippy::unwrap_used, reason = "helpers of tests, which end at the first surprise as tests do")]
 
+mod filters;
 mod lanes;
 mod support;
 

@@ -132,6 +132,22 @@ impl control_server::Control for StandIn {
         Err(Status::unimplemented("rules"))
     }
 
+    async fn list_filters(&self, _: Request<v1::ListFiltersRequest>) -> Answer<v1::ListFiltersResponse> {
+        Err(Status::unimplemented("filters"))
+    }
+
+    async fn set_filter(&self, _: Request<v1::SetFilterRequest>) -> Answer<v1::SetFilterResponse> {
+        Err(Status::unimplemented("filters"))
+    }
+
+    async fn list_denied(&self, _: Request<v1::ListDeniedRequest>) -> Answer<v1::ListDeniedResponse> {
+        Err(Status::unimplemented("filters"))
+    }
+
+    async fn change_denied(&self, _: Request<v1::ChangeDeniedRequest>) -> Answer<v1::ChangeDeniedResponse> {
+        Err(Status::unimplemented("filters"))
+    }
+
     async fn drops(&self, _: Request<v1::DropsRequest>) -> Answer<v1::DropsResponse> {
         Err(Status::unimplemented("drops"))
     }

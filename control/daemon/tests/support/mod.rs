@@ -17,8 +17,8 @@ use tachyon_proto::Client;
 use tachyon_segment::{
     SealedImage, StatsSegment, StatsWriter,
     handover::{
-        Accepted, Connection, Hello, Incoming, LaneAnswer, LaneKind, LaneRequest, LaneState, LaneStatus, Listener,
-        PortStatus, Reply, Request,
+        Accepted, Connection, FilterStatus, Hello, Incoming, LaneAnswer, LaneKind, LaneRequest, LaneState, LaneStatus,
+        Listener, PortStatus, Prefix, Reply, Request,
     },
 };
 use tachyon_wire::{
@@ -68,6 +68,14 @@ pub(crate) struct Told {
     pub(crate) lanes: Vec<LaneStatus>,
     /// Offers of lanes are refused with this text, if there is one.
     pub(crate) refuse_lane: Option<String>,
+    /// The pre-filters it has; setting that of another interface is refused.
+    pub(crate) filters: Vec<FilterStatus>,
+    /// What is denied. Lists of it are not in the log, because each connection brings one.
+    pub(crate) denied: Vec<Prefix>,
+    /// How many lists came.
+    pub(crate) denied_lists: u32,
+    /// Lists of denied prefixes are refused with this text, if there is one.
+    pub(crate) refuse_denied: Option<String>,
     pub(crate) connections: u32,
 }
 
@@ -126,13 +134,15 @@ impl Drop for Node {
 pub(crate) const WORKERS_PART: [u8; 64] = [0xab; 64];
 
 fn answer(told: &mut Told, connection: &Connection, number: u32, request: Request) {
-    let count = |len: usize| len.try_into().unwrap();
     let _ = match request {
         Request::Port(place) if (place as usize) < told.ports.len() => {
             connection.reply_port(number, u16::try_from(told.ports.len()).unwrap(), &told.ports[place as usize])
         }
         Request::Lane(place) if (place as usize) < told.lanes.len() => {
-            connection.reply_lane(number, count(told.lanes.len()), &told.lanes[place as usize])
+            connection.reply_lane(number, u32::try_from(told.lanes.len()).unwrap(), &told.lanes[place as usize])
+        }
+        Request::Filter(place) if (place as usize) < told.filters.len() => {
+            connection.reply_filter(number, u16::try_from(told.filters.len()).unwrap(), &told.filters[place as usize])
         }
         Request::ConnectLane(ref lane) if told.refuse_lane.is_none() => {
             told.log.push(format!("{request:?}"));
@@ -156,7 +166,9 @@ fn answer(told: &mut Told, connection: &Connection, number: u32, request: Reques
 }
 
 fn take(told: &mut Told, number: u32, request: Request) -> Reply {
-    told.log.push(format!("{request:?}"));
+    if !matches!(request, Request::Denied(_)) {
+        told.log.push(format!("{request:?}"));
+    }
     let mut reply = Reply { number, accepted: Accepted::Yes, text: String::new() };
     match request {
         Request::OpenSession(open) => drop(told.sessions.insert(open.session_id.get(), *open)),
@@ -178,12 +190,19 @@ fn take(told: &mut Told, number: u32, request: Request) -> Reply {
             reply = Reply { accepted: Accepted::Refused, text: told.refuse_lane.clone().unwrap(), ..reply };
         }
         Request::Lane(_) | Request::Filter(_) => {}
-        Request::StopPort(_)
-        | Request::StartPort(_)
-        | Request::Port(_)
-        | Request::AttachFilter(_)
-        | Request::DetachFilter(_)
-        | Request::Denied(_) => {
+        Request::Denied(fd) => match told.refuse_denied.clone() {
+            Some(text) => reply = Reply { accepted: Accepted::Refused, text, ..reply },
+            None => {
+                told.denied = Prefix::list(SealedImage::adopt(&fd).unwrap().as_ref()).unwrap().to_vec();
+                told.denied_lists += 1;
+            }
+        },
+        Request::AttachFilter(name) | Request::DetachFilter(name)
+            if told.filters.iter().any(|filter| filter.interface == name) => {}
+        Request::AttachFilter(_) | Request::DetachFilter(_) => {
+            reply = Reply { accepted: Accepted::Refused, text: "there is no such interface".into(), ..reply };
+        }
+        Request::StopPort(_) | Request::StartPort(_) | Request::Port(_) => {
             reply = Reply { accepted: Accepted::Refused, text: "there is no such port".into(), ..reply };
         }
     }
