@@ -5,6 +5,7 @@ use clap::{
     builder::{PossibleValue, PossibleValuesParser},
 };
 use std::{path::PathBuf, time::Duration};
+use tachyon_config::SourcePrefix;
 use tachyon_wire::reason::Reason;
 
 const AFTER_HELP: &str = "\
@@ -23,6 +24,7 @@ Examples:
   tachyon drops
   tachyon top --once --json
   tachyon explain E_GOV_THROTTLED
+  tachyon prefilter deny add 203.0.113.0/24
   tachyon doctor --config node.toml";
 
 const AFTER_DOCTOR: &str = "\
@@ -57,7 +59,8 @@ pub(crate) enum Command {
     /// Checks, applies or shows the rules.
     #[command(subcommand)]
     Rules(RulesCommand),
-    /// What was refused: every reason with its count, its ledger and what to do.
+    /// What was refused: every reason with its count, its ledger and what to do; first what a pre-filter dropped before the
+    /// node.
     Drops {
         /// Also the reasons that never happened.
         #[arg(long)]
@@ -75,6 +78,9 @@ pub(crate) enum Command {
     /// The ports of the node: their devices, how they are, what they count; stops and starts them.
     #[command(args_conflicts_with_subcommands = true)]
     Ports(Ports),
+    /// What is dropped at the device, before the node: how each filter is, and the sources that are denied.
+    #[command(subcommand)]
+    Prefilter(PrefilterCommand),
     /// What a reason means and what to do; without CODE, every reason. Needs no node.
     Explain {
         /// Name or number of a reason: E_GOV_THROTTLED, GOV_THROTTLED or 31.
@@ -156,6 +162,49 @@ pub(crate) struct PortName {
     pub(crate) form: Form,
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum PrefilterCommand {
+    /// Every filter: its mode and why it is not native, its program, what it costs and holds, and what it dropped.
+    Status(Form),
+    /// Attaches the filter of an interface.
+    Attach(InterfaceName),
+    /// Detaches it: everything passes to the kernel until it is attached again.
+    Detach(InterfaceName),
+    /// The sources from which nothing is taken, unless a session is pinned to their address.
+    #[command(subcommand)]
+    Deny(DenyCommand),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InterfaceName {
+    /// Its name, as `tachyon prefilter status` shows it.
+    pub(crate) interface: String,
+    #[command(flatten)]
+    pub(crate) form: Form,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DenyCommand {
+    /// Denies prefixes; they are denied until they are removed themselves, also after restarts.
+    Add(DenyChange),
+    /// Denies prefixes no longer. Those that the rules deny stay denied.
+    Del(DenyChange),
+    /// Prints every denied prefix, one a line, as `--from-file` reads them.
+    List(Form),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DenyChange {
+    /// Addresses (`10.1.2.3`), or beginnings of addresses with their bits (`10.0.0.0/8`, `2001:db8::/32`).
+    #[arg(value_name = "PREFIX", required_unless_present = "from_file", value_parser = prefix)]
+    pub(crate) prefixes: Vec<SourcePrefix>,
+    /// Also those of a file, one a line; `#` begins a remark. `-` reads standard input.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) from_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) form: Form,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Top {
     /// One view of one interval, then ends.
@@ -173,6 +222,10 @@ pub(crate) struct Form {
     /// Prints JSON: one document, on one line.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+fn prefix(text: &str) -> Result<SourcePrefix, String> {
+    text.parse().map_err(|wrong| format!("{wrong}; {}", SourcePrefix::HELP))
 }
 
 /// Below 0.1 s a view shows the node's bursts rather than its rates; above an hour nobody is watching.

@@ -59,6 +59,25 @@ impl Connection {
         answer(&self.socket, self.client.list_lanes(v1::ListLanesRequest { owner: None })).await
     }
 
+    pub(crate) async fn list_filters(&mut self) -> Result<v1::ListFiltersResponse, Failure> {
+        answer(&self.socket, self.client.list_filters(v1::ListFiltersRequest {})).await
+    }
+
+    pub(crate) async fn set_filter(&mut self, call: v1::SetFilterRequest) -> Result<v1::SetFilterResponse, Failure> {
+        answer(&self.socket, self.client.set_filter(call)).await
+    }
+
+    pub(crate) async fn list_denied(&mut self, call: v1::ListDeniedRequest) -> Result<v1::ListDeniedResponse, Failure> {
+        answer(&self.socket, self.client.list_denied(call)).await
+    }
+
+    pub(crate) async fn change_denied(
+        &mut self,
+        call: v1::ChangeDeniedRequest,
+    ) -> Result<v1::ChangeDeniedResponse, Failure> {
+        answer(&self.socket, self.client.change_denied(call)).await
+    }
+
     pub(crate) async fn set_port(&mut self, call: v1::SetPortRequest) -> Result<v1::SetPortResponse, Failure> {
         answer(&self.socket, self.client.set_port(call)).await
     }

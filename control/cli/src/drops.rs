@@ -1,10 +1,11 @@
-//! `tachyon drops`: every reason with its count, its ledger and what to do.
+//! `tachyon drops`: what the pre-filters dropped, then every reason of the node with its count, its ledger and what to do.
 
 use crate::{
     arguments::Form,
     connection::Connection,
     failure::Failure,
-    output,
+    json, output,
+    prefilter::ledger_text,
     table::{Paint, count, wrap},
 };
 use serde_json::{Value, json};
@@ -16,11 +17,17 @@ pub(crate) async fn run(connection: &mut Connection, all: bool, form: Form) -> R
     let shown: Vec<&v1::Drop> = answer.drops.iter().filter(|drop| all || total(drop) > 0).collect();
     if form.json {
         let drops: Value = shown.iter().map(|drop| described(drop)).collect();
-        output::json(&json!({ "boot_id": answer.boot_id, "drops": drops }));
-    } else if shown.is_empty() {
+        let filters: Vec<Value> = answer.filters.iter().map(json::filter_ledger).collect();
+        output::json(&json!({ "boot_id": answer.boot_id, "filters": filters, "drops": drops }));
+        return Ok(());
+    }
+    let paint = Paint::detect();
+    // In the order in which a packet meets them.
+    output::data(answer.filters.iter().map(|ledger| ledger_text(ledger, paint) + "\n").collect::<String>());
+    if shown.is_empty() {
         output::message("Nothing was refused since tachyond started; --all lists every reason.");
     } else {
-        output::data(text(&shown, Paint::detect()));
+        output::data(text(&shown, paint));
     }
     Ok(())
 }

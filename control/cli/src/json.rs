@@ -97,6 +97,47 @@ pub(crate) fn lane(lane: &v1::LaneStatus) -> Value {
     })
 }
 
+/// What is not known is null.
+pub(crate) fn filter(filter: &v1::Filter) -> Value {
+    json!({
+        "interface": filter.interface,
+        "mode": filter.state,
+        "why": filter.why,
+        "program_id": Some(filter.program_id).filter(|id| *id != 0),
+        "version": filter.version,
+        "instructions": filter.instructions,
+        "code_bytes": filter.code_bytes,
+        "ns_per_packet": crate::prefilter::ns_per_packet(filter),
+        "run_ns": filter.run_ns,
+        "runs": filter.runs,
+        "sessions": filter.sessions,
+        "prefixes": filter.prefixes,
+        "topic_blocks": filter.topic_blocks,
+        "ledger": filter.ledger.as_ref().map(filter_ledger),
+    })
+}
+
+/// In it `seen` is the sum of what passed, what was redirected and what was dropped.
+pub(crate) fn filter_ledger(ledger: &v1::FilterLedger) -> Value {
+    let dropped = |drop: &v1::FilterDrop| {
+        json!({
+            "code": drop.code,
+            "number": drop.number,
+            "count": drop.frames,
+            "help": crate::prefilter::help(drop),
+        })
+    };
+    json!({
+        "interface": ledger.interface,
+        "seen": ledger.seen,
+        "passed_foreign": ledger.passed_foreign,
+        "passed_ours": ledger.passed_ours,
+        "redirected": ledger.redirected,
+        "dropped": ledger.dropped.iter().map(dropped).collect::<Vec<_>>(),
+        "unaccounted": ledger.unaccounted,
+    })
+}
+
 /// What is not known is null; counters stand by name.
 pub(crate) fn port(port: &v1::Port) -> Value {
     let counters: Map<String, Value> =

@@ -17,6 +17,7 @@ mod lanes;
 mod manual;
 mod output;
 mod ports;
+mod prefilter;
 mod routes;
 mod rules;
 mod sample;
@@ -63,6 +64,7 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         Command::Routes(form) => routes::run(&mut connection.await?, *form).await,
         Command::Lanes(form) => lanes::run(&mut connection.await?, *form).await,
         Command::Ports(options) => ports::run(&mut connection.await?, options).await,
+        Command::Prefilter(command) => prefilter::run(connection, command).await,
         Command::Explain { code, form } => {
             explain::run(code.as_deref(), *form);
             Ok(())

@@ -105,8 +105,16 @@ fn status_says_that_the_data_plane_is_not_connected() {
 #[test]
 fn counters_without_a_data_plane_are_unreachable() {
     let fake = Fake::start(Scene::Alone);
-    for command in [&["drops"][..], &["routes"], &["lanes"], &["ports"], &["ports", "stop", "east"], &["top", "--once"]]
-    {
+    for command in [
+        &["drops"][..],
+        &["routes"],
+        &["lanes"],
+        &["ports"],
+        &["ports", "stop", "east"],
+        &["top", "--once"],
+        &["prefilter", "status"],
+        &["prefilter", "attach", "eth0"],
+    ] {
         let output = ended(fake.tachyon(command), UNREACHABLE);
         assert!(stderr(&output).contains("tachyond is not connected; start it"), "{}", stderr(&output));
         assert!(stdout(&output).is_empty());
@@ -252,6 +260,111 @@ fn ports_are_stopped_and_started_by_name() {
 }
 
 #[test]
+fn prefilter_status_tells_mode_cost_and_ledger() {
+    let fake = Fake::start(Scene::Running);
+    let filters = json(&ended(fake.tachyon(&["prefilter", "status", "--json"]), OK));
+    let (eth0, eth1) = (&filters["filters"][0], &filters["filters"][1]);
+    assert_eq!((&eth0["mode"], &eth0["program_id"], &eth0["prefixes"]), (&"native".into(), &77.into(), &1_000.into()));
+    assert!((eth0["ns_per_packet"].as_f64().expect("measured") - 61.728).abs() < 1e-9);
+    assert_eq!((&eth1["mode"], &eth1["ns_per_packet"]), (&"generic".into(), &Value::Null));
+    assert_eq!(eth0["ledger"]["dropped"][1]["code"], "E_FILTER_DENIED");
+    assert_eq!(eth1["ledger"]["unaccounted"], 2);
+    let expected = "\
+INTERFACE  MODE     PROGRAM  INSTRUCTIONS  NS/PACKET  SESSIONS  PREFIXES  TOPIC BLOCKS
+eth0       native        77         12345       61.7         3     1,000             5
+eth1       generic       78         12345          -         0         0             0
+
+eth1: its driver has no native XDP; use one that has
+
+Pre-filter of eth0: 10,000 seen = 100 foreign + 8,000 passed + 0 redirected + 1,900 dropped
+    400  E_AUTH_NO_SESSION
+         No such session, or not from its pinned address; open one with
+         OpenSession.
+  1,500  E_FILTER_DENIED
+         The source lies in a denied prefix and is no session's pinned address;
+         take the prefix off the deny list or pin the session.
+
+Pre-filter of eth1: 7 seen = 5 foreign + 0 passed + 0 redirected + 0 dropped
+  2 packets came while the counters were read
+";
+    assert_eq!(stdout(&ended(fake.tachyon(&["prefilter", "status"]), OK)), expected);
+}
+
+#[test]
+fn prefilters_are_attached_and_detached_by_interface() {
+    let fake = Fake::start(Scene::Running);
+    assert_eq!(stdout(&ended(fake.tachyon(&["prefilter", "attach", "eth0"]), OK)), "eth0: attached\n");
+    assert_eq!(stdout(&ended(fake.tachyon(&["prefilter", "detach", "eth1"]), OK)), "eth1: detached\n");
+    let detached = json(&ended(fake.tachyon(&["prefilter", "detach", "eth0", "--json"]), OK));
+    assert_eq!(detached, serde_json::json!({ "interface": "eth0", "attached": false }));
+    let output = ended(fake.tachyon(&["prefilter", "attach", "eth9"]), REFUSED);
+    assert!(stderr(&output).contains("there is no interface `eth9`"), "{}", stderr(&output));
+    let denied = ended(Fake::start(Scene::Denying).tachyon(&["prefilter", "attach", "eth0"]), REFUSED);
+    assert!(stderr(&denied).contains("only administrators may"), "{}", stderr(&denied));
+}
+
+#[test]
+fn denied_prefixes_are_listed_as_they_can_be_read_again() {
+    let fake = Fake::start(Scene::Running);
+    let listed = stdout(&ended(fake.tachyon(&["prefilter", "deny", "list"]), OK));
+    assert_eq!(listed, "10.0.0.0/8\n10.1.0.0/16  # by the rules too\n2001:db8::/32  # by the rules\n");
+    let file = fake.file("again.txt", &listed);
+    let added = json(&ended(fake.tachyon(&["prefilter", "deny", "add", "--from-file", &file, "--json"]), OK));
+    assert_eq!((&added["added"], &added["already"]), (&2.into(), &serde_json::json!(["10.0.0.0/8"])));
+    let listed = json(&ended(fake.tachyon(&["prefilter", "deny", "list", "--json"]), OK));
+    assert_eq!((listed["denied"].as_array().map(Vec::len), &listed["in_force"]), (Some(3), &true.into()));
+    assert_eq!(listed["denied"][2]["by_rules"], true);
+    let alone = ended(Fake::start(Scene::Alone).tachyon(&["prefilter", "deny", "list"]), OK);
+    assert!(stderr(&alone).contains("tachyond does not have this list"), "{}", stderr(&alone));
+}
+
+#[test]
+fn prefixes_are_denied_and_denied_no_longer() {
+    let fake = Fake::start(Scene::Running);
+    let output = ended(fake.tachyon(&["prefilter", "deny", "add", "192.0.2.7", "10.2.3.4/8", "::/64"]), OK);
+    assert_eq!(stdout(&output), "2 added, 3 denied, in force\n");
+    assert_eq!(stderr(&output), "note: denied already: 10.0.0.0/8\n");
+    let output = ended(fake.tachyon(&["prefilter", "deny", "del", "10.0.0.0/8", "::1"]), OK);
+    assert_eq!(stdout(&output), "1 removed, 1 denied, in force\n");
+    let told = stderr(&output);
+    assert!(told.contains("not on the list: ::1/128") && told.contains("by the rules: change [prefilter]"), "{told}");
+    let output = ended(Fake::start(Scene::Alone).tachyon(&["prefilter", "deny", "add", "::1"]), OK);
+    assert!(stdout(&output).contains("stored") && stderr(&output).contains("when it comes back"));
+    let denied = ended(Fake::start(Scene::Denying).tachyon(&["prefilter", "deny", "add", "::1"]), REFUSED);
+    assert!(stderr(&denied).contains("only administrators may"), "{}", stderr(&denied));
+}
+
+#[test]
+fn prefixes_of_a_file_are_read_line_by_line_and_go_in_several_calls_if_need_be() {
+    let fake = Fake::start(Scene::Running);
+    let file = fake.file("list.txt", "# bad neighbours\n\n 192.0.2.0/24 # all of it\n::1\n");
+    let output = ended(fake.tachyon(&["prefilter", "deny", "add", "10.9.9.9", "--from-file", &file]), OK);
+    assert_eq!(stdout(&output), "3 added, 4 denied, in force\n");
+    let wrong = fake.file("wrong.txt", "::1\n10.0.0.0/40\n");
+    let output = ended(fake.tachyon(&["prefilter", "deny", "del", "--from-file", &wrong]), USAGE);
+    let told = stderr(&output);
+    assert!(
+        told.contains("wrong.txt:2") && told.contains("0 to 32") && told.contains("help: write an address"),
+        "{told}"
+    );
+    let many: String = (0..300_000_u32).map(|number| format!("{}\n", std::net::Ipv4Addr::from_bits(number))).collect();
+    let many = fake.file("many.txt", &many);
+    let added = json(&ended(fake.tachyon(&["prefilter", "deny", "add", "--from-file", &many, "--json"]), OK));
+    assert_eq!((&added["added"], &added["total"]), (&300_000.into(), &37_857.into()));
+}
+
+#[test]
+fn drops_show_the_pre_filters_before_the_node() {
+    let fake = Fake::start(Scene::Running);
+    let text = stdout(&ended(fake.tachyon(&["drops"]), OK));
+    let (filter, node) = (text.find("Pre-filter of eth0: 10,000 seen"), text.find("E_AUTH_BAD_TAG"));
+    assert!(filter.is_some() && filter < node, "{text}");
+    let drops = json(&ended(fake.tachyon(&["drops", "--json"]), OK));
+    assert_eq!(drops["filters"][0]["dropped"][0]["code"], "E_AUTH_NO_SESSION");
+    assert_eq!(drops["filters"][0]["dropped"][1]["help"], Reason::FilterDenied.help());
+}
+
+#[test]
 fn rules_check_asks_control() {
     let fake = Fake::start(Scene::Running);
     let good = fake.file("good.toml", "");
@@ -375,6 +488,11 @@ fn wrong_arguments_are_usage_errors() {
         &["rules", "apply", "/no/such/file.toml"],
         &["top", "--interval", "0"],
         &["explain", "E_NO_SUCH_REASON"],
+        &["prefilter"],
+        &["prefilter", "attach"],
+        &["prefilter", "deny", "add"],
+        &["prefilter", "deny", "add", "10.0.0.0/33"],
+        &["prefilter", "deny", "del", "--from-file", "/no/such/file"],
         &["completions", "no-such-shell"],
     ] {
         let output = ended(without_control(command), USAGE);
@@ -411,6 +529,7 @@ fn help_documents_the_exit_codes_and_the_man_pages_and_completions_exist() {
     let path = folder.path().to_str().expect("the path is text");
     ended(without_control(&["man", "--to", path]), OK);
     assert!(folder.path().join("tachyon-rules-apply.1").exists());
+    assert!(folder.path().join("tachyon-prefilter-deny-add.1").exists());
     for shell in ["bash", "zsh", "fish"] {
         assert!(stdout(&ended(without_control(&["completions", shell]), OK)).contains("interval"), "{shell}");
     }

@@ -273,6 +273,57 @@ fn lanes() -> Vec<v1::LaneStatus> {
     vec![stands, failed, strange]
 }
 
+/// One that is as it should be and dropped something, and one that was never measured.
+fn filters() -> Vec<v1::Filter> {
+    let drop = |reason: Reason, frames| v1::FilterDrop {
+        number: reason.number().into(),
+        code: reason.code().to_owned(),
+        frames,
+        help: reason.help().to_owned(),
+    };
+    let ledger = v1::FilterLedger {
+        interface: "eth0".to_owned(),
+        seen: 10_000,
+        passed_foreign: 100,
+        passed_ours: 8_000,
+        redirected: 0,
+        dropped: vec![drop(Reason::NoSession, 400), drop(Reason::FilterDenied, 1_500)],
+        unaccounted: 0,
+    };
+    let eth0 = v1::Filter {
+        interface: "eth0".to_owned(),
+        state: "native".to_owned(),
+        program_id: 77,
+        version: 1,
+        instructions: 12_345,
+        code_bytes: 4_096,
+        run_ns: 123_456,
+        runs: 2_000,
+        sessions: 3,
+        prefixes: 1_000,
+        topic_blocks: 5,
+        ledger: Some(ledger.clone()),
+        ..Default::default()
+    };
+    let eth1 = v1::Filter {
+        interface: "eth1".to_owned(),
+        state: "generic".to_owned(),
+        why: "its driver has no native XDP; use one that has".to_owned(),
+        program_id: 78,
+        version: 1,
+        instructions: 12_345,
+        ledger: Some(v1::FilterLedger {
+            interface: "eth1".to_owned(),
+            seen: 7,
+            passed_foreign: 5,
+            unaccounted: 2,
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    vec![eth0, eth1]
+}
+
 #[tonic::async_trait]
 impl Control for Answers {
     async fn open_session(
@@ -350,7 +401,8 @@ impl Control for Answers {
     async fn drops(&self, _: Request<v1::DropsRequest>) -> Result<Response<v1::DropsResponse>, Status> {
         self.node_or_unavailable()?;
         let drops = Reason::ALL.iter().copied().map(drop_of).collect();
-        Ok(Response::new(v1::DropsResponse { drops, boot_id: BOOT_ID.to_owned() }))
+        let filters = filters().into_iter().filter_map(|filter| filter.ledger).collect();
+        Ok(Response::new(v1::DropsResponse { drops, boot_id: BOOT_ID.to_owned(), filters }))
     }
 
     async fn stats(&self, _: Request<v1::StatsRequest>) -> Result<Response<v1::StatsResponse>, Status> {
@@ -373,6 +425,67 @@ impl Control for Answers {
     async fn list_lanes(&self, _: Request<v1::ListLanesRequest>) -> Result<Response<v1::ListLanesResponse>, Status> {
         self.node_or_unavailable()?;
         Ok(Response::new(v1::ListLanesResponse { lanes: lanes() }))
+    }
+
+    async fn list_filters(
+        &self,
+        _: Request<v1::ListFiltersRequest>,
+    ) -> Result<Response<v1::ListFiltersResponse>, Status> {
+        self.node_or_unavailable()?;
+        Ok(Response::new(v1::ListFiltersResponse { filters: filters() }))
+    }
+
+    async fn set_filter(&self, call: Request<v1::SetFilterRequest>) -> Result<Response<v1::SetFilterResponse>, Status> {
+        self.node_or_unavailable()?;
+        match call.get_ref().interface.as_str() {
+            "eth0" | "eth1" => Ok(Response::new(v1::SetFilterResponse {})),
+            name => Err(Status::failed_precondition(format!("tachyond refused: there is no interface `{name}`"))),
+        }
+    }
+
+    /// Three prefixes on two pages.
+    async fn list_denied(
+        &self,
+        call: Request<v1::ListDeniedRequest>,
+    ) -> Result<Response<v1::ListDeniedResponse>, Status> {
+        let entry =
+            |prefix: &str, by_operator, by_rules| v1::DeniedPrefix { prefix: prefix.to_owned(), by_operator, by_rules };
+        let all =
+            [entry("10.0.0.0/8", true, false), entry("10.1.0.0/16", true, true), entry("2001:db8::/32", false, true)];
+        let (first, second) = all.split_at(2);
+        let more = call.get_ref().after.is_empty();
+        assert!(more || call.get_ref().after == "10.1.0.0/16");
+        Ok(Response::new(v1::ListDeniedResponse {
+            denied: if more { first } else { second }.to_vec(),
+            total: 3,
+            more,
+            in_force: self.scene == Scene::Running,
+            problem: if self.scene == Scene::Running { "" } else { "tachyond is not connected" }.to_owned(),
+        }))
+    }
+
+    /// 10.0.0.0/8 is on the list, and in the rules; nothing else is.
+    async fn change_denied(
+        &self,
+        call: Request<v1::ChangeDeniedRequest>,
+    ) -> Result<Response<v1::ChangeDeniedResponse>, Status> {
+        if self.scene == Scene::Denying {
+            self.node_or_unavailable()?;
+        }
+        let v1::ChangeDeniedRequest { add, remove } = call.into_inner();
+        assert!(add.len() + remove.len() <= 262_144);
+        let split = |texts: Vec<String>| texts.into_iter().partition::<Vec<_>, _>(|text| text == "10.0.0.0/8");
+        let ((already, added), (removed, missing)) = (split(add), split(remove));
+        let number = |texts: &[String]| u32::try_from(texts.len()).expect("few enough");
+        Ok(Response::new(v1::ChangeDeniedResponse {
+            added: number(&added),
+            removed: number(&removed),
+            total: 1 + number(&added),
+            still_denied: removed,
+            already,
+            missing,
+            in_force: self.scene == Scene::Running,
+        }))
     }
 
     async fn set_port(&self, call: Request<v1::SetPortRequest>) -> Result<Response<v1::SetPortResponse>, Status> {
