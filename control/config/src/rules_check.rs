@@ -22,6 +22,8 @@ const IDENTITIES_MAX: usize = 16_384;
 const PATTERNS_MAX: usize = 1_024;
 /// Most denied prefixes: what a person still reads. Longer lists come from programs, and have a command of their own.
 const DENIED_MAX: usize = 65_536;
+/// Most problems of them that are told: each is shown with its line, and a list may be one line of 4 MiB.
+const DENIED_TOLD_MAX: usize = 20;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -271,28 +273,42 @@ impl Check<'_> {
             let message = format!("`deny` has {} prefixes, at most {DENIED_MAX}", texts.len());
             let help = "keep long lists out of the rules: `tachyon prefilter deny add --from-file FILE`";
             self.report.error(over.span(), message, help);
+            return Vec::new();
         }
-        let mut seen = HashSet::new();
+        let (mut seen, mut told) = (HashSet::new(), 0);
         for text in texts {
-            let prefix = match text.get_ref().parse::<SourcePrefix>() {
-                Ok(prefix) => prefix,
-                Err(wrong) => {
-                    self.report.error(text.span(), wrong, SourcePrefix::HELP);
-                    continue;
-                }
-            };
-            let ip = text.get_ref().split('/').next().and_then(|ip| ip.parse::<IpAddr>().ok());
-            if ip.is_some_and(|ip| ip.to_canonical() != prefix.ip()) {
-                let message = format!("only the first {} bits of `{}` count", prefix.bits(), text.get_ref());
-                self.report.warning(text.span(), message, format!("write `{prefix}`"));
-            }
-            if !seen.insert(prefix) {
-                self.report.warning(text.span(), format!("`{prefix}` is denied already"), "remove one of the two");
+            told += usize::from(!self.denies(text, &mut seen));
+            if told == DENIED_TOLD_MAX {
+                let message = format!("`deny` is not looked at from here on: there were {told} problems");
+                self.report.error(text.span(), message, "mend those first");
+                break;
             }
         }
         let mut denied: Vec<SourcePrefix> = seen.into_iter().collect();
         denied.sort_unstable();
         denied
+    }
+
+    /// Takes one prefix; false if something was said about it.
+    fn denies(&mut self, text: &Spanned<String>, seen: &mut HashSet<SourcePrefix>) -> bool {
+        let prefix = match text.get_ref().parse::<SourcePrefix>() {
+            Ok(prefix) => prefix,
+            Err(wrong) => {
+                self.report.error(text.span(), wrong, SourcePrefix::HELP);
+                return false;
+            }
+        };
+        let ip = text.get_ref().split('/').next().and_then(|ip| ip.parse::<IpAddr>().ok());
+        let cut = ip.is_some_and(|ip| ip.to_canonical() != prefix.ip());
+        if cut {
+            let message = format!("only the first {} bits of `{}` count", prefix.bits(), text.get_ref());
+            self.report.warning(text.span(), message, format!("write `{prefix}`"));
+        }
+        let new = seen.insert(prefix);
+        if !new {
+            self.report.warning(text.span(), format!("`{prefix}` is denied already"), "remove one of the two");
+        }
+        new && !cut
     }
 
     /// A sender has one quota, so it belongs to one identity.

@@ -148,6 +148,12 @@ error: `here` does not begin with an IP address
     assert!(rules_say("[prefilter]\ndenny = []\n").contains("did you mean `deny`?"));
     let many = vec!["\"10.0.0.1\""; 65_537].join(", ");
     assert!(rules_say(&format!("[prefilter]\ndeny = [{many}]\n")).contains("--from-file"));
+    for again in ["\"10.0.0.1\"", "\"10.0.0.1/8\"", "\"here\""] {
+        // A line for each of them would be gigabytes.
+        let text = format!("[prefilter]\ndeny = [{}]\n", vec![again; 65_536].join(", "));
+        let told = Rules::parse("rules.toml", &text).expect_err("must be refused");
+        assert!(told.len() <= 21 && told.iter().any(|one| one.message.contains("not looked at")), "{again}");
+    }
 }
 
 #[test]
