@@ -220,15 +220,41 @@ impl State {
         }))
     }
 
-    /// Whether nobody else's lane leads there: an offer would end it.
+    /// Whether none of these names is another user's: an offer would end that user's lane, and a lane takes every frame for its
+    /// names, also of those who get theirs by UDP.
     fn check_free(&self, held: &Held, worker: u16, to: SocketAddr) -> Result<(), Refusal> {
-        let boot_id = self.node()?.hello.boot_id;
-        let leads_there = |other: &Held| other.lanes.agreed.get(&worker) == Some(&Agreed { to, boot_id });
-        let another = self.all_held().find(|other| other.owner.uid != held.owner.uid && leads_there(other));
-        another.map_or(Ok(()), |another| {
-            let text = format!("worker {worker} has a lane of another user to {to} ({})", another.holder.name());
-            Err(Refusal::Denied(format!("{text}; end that first, or use another address or port")))
-        })
+        let hello = &self.node()?.hello;
+        let (boot_id, shard_count) = (hello.boot_id, hello.shard_count);
+        let ports = |held: &Held| if held.at.is_some() { shard_count } else { 1 };
+        let leads_there = |other: &Held| {
+            let agreed = other.lanes.agreed.get(&worker).filter(|agreed| agreed.boot_id == boot_id);
+            let mut names = [other.at, agreed.map(|agreed| agreed.to)].into_iter().flatten();
+            names.any(|name| overlap((name, ports(other)), (to, ports(held))))
+        };
+        let mut others = self.all_held().filter(|other| other.owner.uid != held.owner.uid);
+        if others.any(|other| leads_there(&other)) {
+            let text = format!("frames of another user go to {to} or a port behind it");
+            return Err(Refusal::Denied(format!("{text}; use another address or port")));
+        }
+        Ok(())
+    }
+
+    /// Whether no other user's lane takes the frames for a subscriber's names, by any worker.
+    ///
+    /// # Errors
+    /// One does, or there is no node.
+    pub(crate) fn check_no_lane(&self, uid: u32, at: SocketAddr) -> Result<(), Refusal> {
+        let hello = &self.node()?.hello;
+        let takes_them = |other: &Held| {
+            let ports = if other.at.is_some() { hello.shard_count } else { 1 };
+            let mut agreed = other.lanes.agreed.values().filter(|agreed| agreed.boot_id == hello.boot_id);
+            agreed.any(|agreed| overlap((agreed.to, ports), (at, hello.shard_count)))
+        };
+        if self.all_held().any(|other| other.owner.uid != uid && takes_them(&other)) {
+            let text = format!("an RDMA lane of another user leads to {at} or a port behind it");
+            return Err(Refusal::Denied(format!("{text}; use another address or port")));
+        }
+        Ok(())
     }
 
     /// Remembers a lane, and that whoever had it before has it no more; ends the one that it replaces.
@@ -344,6 +370,14 @@ fn missing(holder: Holder, worker: u16, way: Way, agreed: &Agreed, boot_id: [u8;
     };
     let (state, why) = ("waiting", why.to_owned());
     Told { holder: Some(holder), worker, to: agreed.to, way, state, why, attempts: 0, fell_back: false }
+}
+
+/// Whether two rows of ports share one. An IPv4 address and the same one IPv4-mapped are one name at the node.
+fn overlap((one, ones): (SocketAddr, u16), (other, others): (SocketAddr, u16)) -> bool {
+    let [first, second] = [one, other].map(|at| u32::from(at.port()));
+    one.ip().to_canonical() == other.ip().to_canonical()
+        && first < second + u32::from(others)
+        && second < first + u32::from(ones)
 }
 
 const fn way(kind: LaneKind) -> Way {

@@ -7,7 +7,7 @@ use crate::{
     ruleset::{InForce, any_matches},
     state::{Caller, State},
 };
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use tachyon_config::Pattern;
 use tachyon_segment::handover::{Hello, Request};
 use tracing::{info, warn};
@@ -62,6 +62,7 @@ impl State {
             return Err(Refusal::Invalid(format!("a credit of {credit} buffers, at most {CREDIT_MAX}")));
         }
         self.check_way(wish.way, wish.falls_back)?;
+        self.check_no_lane(caller.uid, SocketAddr::new(address, base_port))?;
         let frame_bytes_max = frame_bytes(wish.frame_bytes_max, self.frame_bytes_max(wish.way)?)?;
         let slot = self.free_slot(identity, hello.subscribers_max)?;
         self.resolve(caller, identity, &names)?;
