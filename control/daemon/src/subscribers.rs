@@ -240,7 +240,8 @@ impl State {
 fn parse_endpoint(wish: &SubscriberWish, hello: &Hello) -> Result<(IpAddr, u16), Refusal> {
     let text = &wish.address;
     let wrong = |_| Refusal::Invalid(format!("`{text}` is no IP address; write one such as 10.0.0.7 or ::1"));
-    let address: IpAddr = text.parse().map_err(wrong)?;
+    // An IPv4-mapped one is the same name at the node, so it has to be the same here.
+    let address = text.parse::<IpAddr>().map_err(wrong)?.to_canonical();
     if address.is_unspecified() {
         return Err(Refusal::Invalid(format!("copies cannot go to {address}; name the subscriber's own address")));
     }
