@@ -100,6 +100,8 @@ struct Held {
     lanes: Lanes,
     /// Where copies of shard 0 go; `None`: it publishes.
     at: Option<SocketAddr>,
+    /// Its end is on its way to the node, and until it is there its lanes stay.
+    ending: bool,
 }
 
 impl State {
@@ -195,7 +197,7 @@ impl State {
 
     /// What the caller opened and may therefore end.
     fn held_by(&self, caller: Caller, holder: Holder) -> Result<Held, Refusal> {
-        let found = self.all_held().find(|held| held.holder == holder);
+        let found = self.all_held().find(|held| held.holder == holder && !held.ending);
         let missing = || Refusal::NotFound(format!("no {}; it may have ended already", holder.name()));
         let held = found.ok_or_else(missing)?;
         if self.may_end(caller, &held.owner) {
@@ -205,18 +207,19 @@ impl State {
     }
 
     fn all_held(&self) -> impl Iterator<Item = Held> + '_ {
-        let sessions = self.sessions.values().filter(|session| !session.ending).map(|session| Held {
+        let sessions = self.sessions.values().map(|session| Held {
             holder: Holder::Session(session.session_id),
             owner: session.owner.clone(),
             lanes: session.lanes.clone(),
             at: None,
+            ending: session.ending,
         });
-        let subscribers = self.subscribers.values().filter(|subscriber| !subscriber.ending);
-        sessions.chain(subscribers.map(|subscriber| Held {
+        sessions.chain(self.subscribers.values().map(|subscriber| Held {
             holder: Holder::Subscriber(subscriber.slot),
             owner: subscriber.owner.clone(),
             lanes: subscriber.lanes.clone(),
             at: Some(subscriber.at()),
+            ending: subscriber.ending,
         }))
     }
 
@@ -326,7 +329,7 @@ impl State {
     pub(crate) fn lanes(&mut self, caller: Caller, of: Option<Holder>, now: Instant) -> Result<Vec<Told>, Refusal> {
         let held: Vec<Held> = match of {
             Some(holder) => vec![self.held_by(caller, holder)?],
-            None => self.all_held().filter(|held| self.may_end(caller, &held.owner)).collect(),
+            None => self.all_held().filter(|held| !held.ending && self.may_end(caller, &held.owner)).collect(),
         };
         let seen = self.look_at_lanes(now)?;
         let boot_id = self.node()?.hello.boot_id;
