@@ -44,6 +44,7 @@ impl State {
         }
         // After the sessions, so that a denied source that one is pinned to is not shut out in between.
         self.greet_with_denied()?;
+        self.drop_strangers()?;
         self.change += 1; // so that the ruleset is offered
         let (sessions, subscribers) = (self.sessions.len(), self.subscribers.len());
         info!(boot = now.boot_number, sessions, subscribers, "connected to tachyond");

@@ -302,6 +302,25 @@ impl State {
         }
     }
 
+    /// Ends lanes that the node has and nobody here: the answer to an offer was lost, or control ended before it could keep it.
+    ///
+    /// # Errors
+    /// The node went away.
+    pub(crate) fn drop_strangers(&mut self) -> Result<(), Refusal> {
+        let hello = self.node()?.hello.clone();
+        if !hello.driver.split(", ").any(|driver| driver == RDMA) {
+            return Ok(());
+        }
+        let held: Vec<Held> = self.all_held().collect();
+        for lane in self.ask(ControlEnd::lanes)? {
+            let agreed = Agreed { to: address(lane.to), boot_id: hello.boot_id };
+            if !held.iter().any(|held| held.lanes.agreed.get(&lane.worker) == Some(&agreed)) {
+                self.drop_agreed(lane.worker, agreed)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The node's lanes now, or a moment ago.
     ///
     /// # Errors
