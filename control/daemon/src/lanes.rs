@@ -183,7 +183,8 @@ impl State {
             details,
         };
         self.lanes_seen = None;
-        let LaneAnswer { to, details } = self.ask(|end| end.connect_lane(request))?;
+        // A lane that is being taken down may take long, and whoever offers can ask again without holding up all others.
+        let LaneAnswer { to, details } = self.ask_for(Duration::ZERO, |end| end.connect_lane(request))?;
         let agreed = Agreed { to: address(to), boot_id: hello.boot_id };
         let kept = self.check_free(&held, worker, agreed.to).and_then(|()| self.keep_lane(&held, worker, agreed));
         if let Err(refusal) = kept {

@@ -16,6 +16,8 @@ pub(crate) enum Refusal {
     Exhausted(String),
     /// The rules or the node stand against it.
     Precondition(String),
+    /// `tachyond` cannot do it now and can in a moment.
+    Busy(String),
     /// `tachyond` is not connected.
     Unavailable(String),
     /// The registry could not be written, or worse.
@@ -32,6 +34,7 @@ impl Refusal {
             | Self::NotFound(text)
             | Self::Exhausted(text)
             | Self::Precondition(text)
+            | Self::Busy(text)
             | Self::Unavailable(text)
             | Self::Internal(text) => text,
         }
@@ -46,7 +49,7 @@ impl From<Refusal> for Status {
             Refusal::NotFound(text) => Self::not_found(text),
             Refusal::Exhausted(text) => Self::resource_exhausted(text),
             Refusal::Precondition(text) => Self::failed_precondition(text),
-            Refusal::Unavailable(text) => Self::unavailable(text),
+            Refusal::Busy(text) | Refusal::Unavailable(text) => Self::unavailable(text),
             Refusal::Internal(text) => Self::internal(text),
         }
     }
@@ -62,7 +65,8 @@ impl From<CallError> for Refusal {
     fn from(error: CallError) -> Self {
         match error {
             CallError::Refused(text) => Self::Precondition(format!("tachyond refused: {text}")),
-            CallError::Busy(_) | CallError::Lost(_) => Self::Unavailable(error.to_string()),
+            CallError::Busy(_) => Self::Busy(error.to_string()),
+            CallError::Lost(_) => Self::Unavailable(error.to_string()),
         }
     }
 }

@@ -27,6 +27,10 @@ const RULES_BYTES_MAX: usize = 4 << 20;
 /// How long a subscriber's removal is waited for.
 const REMOVED_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a lane is waited for that is being taken down before it can be agreed on again, and the pause between two looks.
+const LANE_PATIENCE: Duration = Duration::from_secs(2);
+const LANE_PAUSE: Duration = Duration::from_millis(5);
+
 type Answer<T> = Result<Response<T>, Status>;
 
 /// The interface, served to anyone who may open the socket; each call is held against the caller's Unix user.
@@ -287,8 +291,15 @@ impl control_server::Control for Service {
             Some(Owner::Subscriber(slot)) => Holder::Subscriber(slot),
             None => return Err(Status::invalid_argument("nobody's lane; name a session_id or a subscriber")),
         };
-        let connected = self.control.with_state(move |state| state.connect_lane(caller, holder, worker, &details));
-        let (details, workers) = connected.await?;
+        let end = Instant::now() + LANE_PATIENCE;
+        let (details, workers) = loop {
+            let theirs = details.clone();
+            let connected = self.control.with_state(move |state| state.connect_lane(caller, holder, worker, &theirs));
+            match connected.await {
+                Err(Refusal::Busy(_)) if Instant::now() < end => tokio::time::sleep(LANE_PAUSE).await,
+                connected => break connected?,
+            }
+        };
         Ok(Response::new(v1::ConnectLaneResponse { details: details.to_vec(), workers: workers.into() }))
     }
 

@@ -225,8 +225,17 @@ impl State {
 
     /// Asks `tachyond` something that has an answer, again while it is busy. A lost connection is noted.
     pub(crate) fn ask<T>(&mut self, question: impl Fn(&mut ControlEnd) -> Result<T, CallError>) -> Result<T, Refusal> {
+        self.ask_for(BUSY_PATIENCE, question)
+    }
+
+    /// The same, as long as a caller has patience: everybody else waits for it.
+    pub(crate) fn ask_for<T>(
+        &mut self,
+        patience: Duration,
+        question: impl Fn(&mut ControlEnd) -> Result<T, CallError>,
+    ) -> Result<T, Refusal> {
         self.node()?;
-        let end = Instant::now() + BUSY_PATIENCE;
+        let end = Instant::now() + patience;
         loop {
             let Some(link) = &mut self.link else { return Err(self.node().err().unwrap_or_else(lost)) };
             match question(&mut link.end) {
