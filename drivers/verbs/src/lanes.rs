@@ -150,7 +150,10 @@ impl<F: Fabric> Lanes for VerbsPorts<F> {
         self.make_room(worker, to, &theirs)?;
         // A datagram says that it comes from its queue pair, so that is where replies to it go.
         let source = matches!(theirs, Details::Datagrams { .. }).then(|| theirs.endpoint());
-        self.own_desk(worker)?.describe(to, ports, falls_back, source)?;
+        let desk = self.own_desk(worker)?;
+        desk.describe(to, ports, falls_back, source)?;
+        // A name is what a peer asked for. Sessions may be pinned to addresses, so its frames come from where its queue pair is.
+        desk.peers.entry(key(&to)).and_modify(|peer| peer.source = Some(theirs.endpoint()));
         let details = self.agree(worker, to, &theirs)?.encode();
         Ok(LaneAnswer { to, details })
     }

@@ -35,13 +35,15 @@ pub(crate) struct Peer {
     pub(crate) ports: u16,
     /// Its further names.
     pub(crate) also: Vec<Endpoint>,
+    /// Where frames on its connection are said to come from, if that is not its first name.
+    pub(crate) source: Option<Endpoint>,
     /// Once its way failed for good its frames are not taken any more.
     pub(crate) falls_back: bool,
 }
 
 impl Peer {
     const fn new() -> Self {
-        Self { lane: None, is_datagram: false, ports: 1, also: Vec::new(), falls_back: false }
+        Self { lane: None, is_datagram: false, ports: 1, also: Vec::new(), source: None, falls_back: false }
     }
 
     fn names(&self) -> usize {

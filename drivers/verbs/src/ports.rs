@@ -315,7 +315,8 @@ impl<F: Fabric> VerbsPorts<F> {
         let into = into.map(|(ring, size)| Reader::new(ring.address, size.slots, size.slot_bytes, ring.keep));
         let out = ring.map(|ring| Writer::new(Secret(ring.rkey), ring.address, ring.slots, ring.slot_bytes));
         let number = connection.number;
-        desk.order(Order::Ready { pair: number, handle: pair, qpn: own_qpn, peer: to, out, into });
+        let peer = desk.peers.get(&key(&to)).and_then(|peer| peer.source).unwrap_or(to);
+        desk.order(Order::Ready { pair: number, handle: pair, qpn: own_qpn, peer, out, into });
         if desk.peers.get(&key(&to)).is_some_and(|peer| peer.lane.is_some() && !peer.is_datagram) {
             return Ok(());
         }
