@@ -168,7 +168,12 @@ impl<F: Fabric> Lanes for VerbsPorts<F> {
             for ((ip, port), peer) in desk.peers.iter().filter(|(_, peer)| peer.is_datagram) {
                 let kind = LaneKind::Datagrams;
                 let fell_back = peer.falls_back && peer.lane.is_none();
-                lanes.push(report(worker, Endpoint::v6(*ip, *port), kind, &desk.datagrams, fell_back));
+                let mut lane = report(worker, Endpoint::v6(*ip, *port), kind, &desk.datagrams, fell_back);
+                if fell_back && lane.state == LaneState::Connected {
+                    // The queue pair that all of them share is back for another peer; this one has to offer, too.
+                    lane.state = LaneState::Waiting;
+                }
+                lanes.push(lane);
             }
             for connection in desk.connections.iter().filter(|one| !one.closing) {
                 let peer = desk.peers.get(&key(&connection.to));
