@@ -78,8 +78,9 @@ pub struct QueuePair {
     _worker: Arc<Queues>,
 }
 
-// SAFETY: as for `Opened`. The worker posts; the cold side only changes its state, which libibverbs and the kernel allow at any
-// time.
+// SAFETY: as for `Opened`. The worker posts; the cold side only changes its state. That is allowed at any time but for the reset,
+// for which mlx5 clears what posting counts, without the lock of posting: it comes only once the worker was told to stop and took
+// that order, see `VerbsPorts::tick`.
 unsafe impl Send for QueuePair {}
 // SAFETY: the same.
 unsafe impl Sync for QueuePair {}

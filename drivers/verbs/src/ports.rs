@@ -412,10 +412,11 @@ impl<F: Fabric> VerbsPorts<F> {
         }
         for worker in 0..self.desks.len() {
             self.hear(worker);
+            let has_obeyed = self.desks[worker].has_obeyed();
             for index in (0..self.desks[worker].connections.len()).rev() {
-                self.advance(worker, index);
+                self.advance(worker, index, has_obeyed);
             }
-            self.advance_datagrams(worker);
+            self.advance_datagrams(worker, has_obeyed);
             self.fall_back(worker);
             self.desks[worker].send_backlog();
             if beats {
@@ -486,7 +487,7 @@ impl<F: Fabric> VerbsPorts<F> {
     }
 
     /// One step of bringing a connection back, or of closing it.
-    fn advance(&mut self, worker: usize, index: usize) {
+    fn advance(&mut self, worker: usize, index: usize, has_obeyed: bool) {
         let (now_ns, up) = (self.now_ns, self.up);
         let Desk { connections, peers, .. } = &mut self.desks[worker];
         let connection = &mut connections[index];
@@ -497,7 +498,8 @@ impl<F: Fabric> VerbsPorts<F> {
             return;
         }
         match connection.stage {
-            Stage::Draining { until_ns } if now_ns >= until_ns => self.clear(worker, index),
+            // A worker that did not hear yet that it is to stop might post while the queue pair is reset, or after.
+            Stage::Draining { until_ns } if now_ns >= until_ns && has_obeyed => self.clear(worker, index),
             // While our own link is down nothing can succeed, so it is no try, unless there is another way to wait for.
             Stage::Waiting { .. } if !up && !falls_back => {}
             Stage::Waiting { until_ns } if connection.active && now_ns >= until_ns => {
@@ -535,11 +537,11 @@ impl<F: Fabric> VerbsPorts<F> {
     }
 
     /// The datagram queue pair needs no peer to come back.
-    fn advance_datagrams(&mut self, worker: usize) {
+    fn advance_datagrams(&mut self, worker: usize, has_obeyed: bool) {
         let (now_ns, desk) = (self.now_ns, &mut self.desks[worker]);
         let connection = &mut desk.datagrams;
         match connection.stage {
-            Stage::Draining { until_ns } if now_ns >= until_ns => {
+            Stage::Draining { until_ns } if now_ns >= until_ns && has_obeyed => {
                 connection.stage = Stage::Clearing;
                 if let Err(error) = self.fabric.reset(&connection.pair) {
                     connection.broken = Some(error.0);
@@ -586,11 +588,15 @@ impl<F: Fabric> Desk<F> {
         }
     }
 
+    /// Whether the worker took every order.
+    fn has_obeyed(&self) -> bool {
+        self.backlog.is_empty() && self.wires.orders.slots() == self.wires.orders.buffer().capacity()
+    }
+
     /// One beat for a worker that took everything of before: for one that stands still they shall not pile up.
     fn beat(&mut self) {
-        let orders = &mut self.wires.orders;
-        if self.backlog.is_empty() && orders.slots() == orders.buffer().capacity() {
-            let _ = orders.push(Order::Beat); // there is room
+        if self.has_obeyed() {
+            let _ = self.wires.orders.push(Order::Beat); // there is room
         }
     }
 }
