@@ -335,10 +335,12 @@ impl<F: Device> End<F> {
     pub fn look(&mut self, carrier: &mut dyn Carrier) -> Result<u64> {
         let lanes = carrier.lanes(self.owner)?;
         let fell_back = lanes.iter().filter(|lane| lane.fell_back).count() as u64;
+        let mut renewed = Ok(());
         for lane in lanes.iter().filter(|lane| lane.wants_offer) {
-            self.renew(lane.worker, carrier).with_context(|| lane.why.clone())?;
+            // One that does not come back keeps no other from it; the first error is told.
+            renewed = renewed.and(self.renew(lane.worker, carrier).with_context(|| lane.why.clone()));
         }
-        Ok(fell_back)
+        renewed.map(|()| fell_back)
     }
 
     fn renew(&mut self, worker: u16, carrier: &mut dyn Carrier) -> Result<()> {
