@@ -430,7 +430,10 @@ impl Fabric for Hardware {
             let access = sys::IBV_ACCESS_LOCAL_WRITE | sys::IBV_ACCESS_REMOTE_WRITE;
             (memory, sys::tachyon_reg_mr(self.opened.domain, memory.cast(), bytes, access))
         };
-        let region = made(region, &self.opened.name, "a ring cannot be registered", MEMORY_HINT)?;
+        let region = made(region, &self.opened.name, "a ring cannot be registered", MEMORY_HINT).inspect_err(|_| {
+            // SAFETY: allocated above with this layout, and no device knows of it.
+            unsafe { std::alloc::dealloc(memory, layout) }
+        })?;
         // SAFETY: a registration that was made just now.
         let rkey = Secret(unsafe { (*region).rkey });
         let address = memory.expose_provenance() as u64;
