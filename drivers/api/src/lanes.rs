@@ -3,6 +3,7 @@
 
 use crate::PortError;
 use alloc::{string::String, vec::Vec};
+use core::fmt;
 use tachyon_wire::Endpoint;
 
 /// Bytes of one end's part of the agreement; what they mean is the driver's affair.
@@ -33,7 +34,7 @@ pub enum LaneState {
 }
 
 /// What a peer asks of one worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct LaneRequest {
     /// The worker.
     pub worker: u16,
@@ -48,13 +49,27 @@ pub struct LaneRequest {
     pub details: [u8; LANE_DETAILS_BYTES],
 }
 
+/// Without the details, which hold keys.
+impl fmt::Debug for LaneRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LaneRequest(worker {}, {:?}, {} ports)", self.worker, self.to, self.ports)
+    }
+}
+
 /// What the peer is answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct LaneAnswer {
     /// Where frames for the peer are addressed to.
     pub to: Endpoint,
     /// Our part.
     pub details: [u8; LANE_DETAILS_BYTES],
+}
+
+/// The same.
+impl fmt::Debug for LaneAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LaneAnswer({:?})", self.to)
+    }
 }
 
 /// One worker's way to one peer, for people and for the peer.
