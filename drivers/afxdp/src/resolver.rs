@@ -99,7 +99,10 @@ struct Wanted {
     due_ns: u64,
     pause_ns: u64,
     resolved_ns: Option<u64>,
+    /// What the workers know.
     told: Option<(u16, Mac, IpAddr)>,
+    /// They are to be told even if that is still so.
+    tell_again: bool,
 }
 
 /// See the module.
@@ -139,14 +142,15 @@ impl Resolver {
                 self.lost.push(place);
             }
         }
-        let wanted = Wanted { announced, due_ns: now_ns, pause_ns: RETRY_NS, resolved_ns: None, told: None };
-        self.wanted.insert(to, wanted);
+        let (pause_ns, resolved_ns, told) = (RETRY_NS, None, None);
+        self.wanted.insert(to, Wanted { announced, due_ns: now_ns, pause_ns, resolved_ns, told, tell_again: false });
     }
 
-    /// What a port is has changed, so every way is told anew.
+    /// What a port is has changed, so every way is told anew. What the workers know stays on the books: whoever has no way
+    /// any more must still be lost to them.
     pub(crate) fn tell_again(&mut self, now_ns: u64) {
         for wanted in self.wanted.values_mut() {
-            (wanted.due_ns, wanted.told) = (now_ns, None);
+            (wanted.due_ns, wanted.tell_again) = (now_ns, true);
         }
     }
 
@@ -204,7 +208,8 @@ fn look(
                 Neighbour::At(mac, fresh) => {
                     confirmed = fresh;
                     let now = (way.port, mac, way.source);
-                    if wanted.told.replace(now) != Some(now) {
+                    let again = core::mem::take(&mut wanted.tell_again);
+                    if wanted.told.replace(now) != Some(now) || again {
                         news.push(News::Reached { to, port: way.port, mac, source: way.source });
                     }
                 }
@@ -284,8 +289,14 @@ mod tests {
         assert_eq!(tick(&mut resolver, 10 * SECOND, &mut tables), [reached([2; 6])]);
         resolver.tell_again(11 * SECOND);
         assert_eq!(tick(&mut resolver, 11 * SECOND, &mut tables), [reached([2; 6])]);
-        tables.way = None;
+        let way = tables.way.take();
         assert_eq!(tick(&mut resolver, 13 * SECOND, &mut tables), [News::Lost { to: address_bytes(TO) }]);
+        // An address that is taken off a port changes the port and ends the way at the same time.
+        tables.way = way;
+        assert_eq!(tick(&mut resolver, 15 * SECOND, &mut tables), [reached([2; 6])]);
+        tables.way = None;
+        resolver.tell_again(16 * SECOND);
+        assert_eq!(tick(&mut resolver, 16 * SECOND, &mut tables), [News::Lost { to: address_bytes(TO) }]);
     }
 
     #[test]
