@@ -134,10 +134,13 @@ impl Resolver {
             return;
         }
         if self.wanted.len() >= WANTED_MAX {
-            // Whoever was only noted, and best one who is not there anyway, gives way; nobody does for a noted one.
-            let noted = self.wanted.iter().filter(|(_, wanted)| !wanted.announced);
-            let place = noted.min_by_key(|(_, wanted)| wanted.told.is_some()).map(|(to, _)| *to);
-            let Some(place) = place.filter(|_| announced) else { return };
+            // Whoever is looked for in vain gives way, or over months those who left would fill all places; and to one who
+            // is announced so does whoever was only noted.
+            let in_vain = |wanted: &Wanted| wanted.told.is_none() && wanted.pause_ns >= LOOK_NS;
+            let weak = |wanted: &Wanted| in_vain(wanted) || (announced && !wanted.announced);
+            let places = self.wanted.iter().filter(|(_, wanted)| weak(wanted));
+            let place = places.min_by_key(|(_, wanted)| (wanted.announced, wanted.told.is_some())).map(|(to, _)| *to);
+            let Some(place) = place else { return };
             if self.wanted.remove(&place).is_some_and(|gone| gone.told.is_some()) {
                 self.lost.push(place);
             }
@@ -318,5 +321,24 @@ mod tests {
         resolver.want(ip(most), 100);
         let news = tick(&mut resolver, 100, &mut tables);
         assert!(matches!(news[..], [News::Lost { .. }, News::Reached { .. }]), "{news:?}");
+    }
+
+    #[test]
+    fn whoever_left_gives_way_to_whoever_comes() {
+        let (mut resolver, mut tables) = (Resolver::default(), made());
+        tables.neighbour = Neighbour::Failed;
+        let ip = |number: u32| IpAddr::from(std::net::Ipv4Addr::from_bits(0x0a00_0000 + number));
+        let most = u32::try_from(WANTED_MAX).unwrap();
+        (0..most).for_each(|number| resolver.want(ip(number), 0));
+        // Ten looks at each double the pause from 2 ms to a second.
+        for look in 0..10 {
+            for turn in 0..(WANTED_MAX / LOOKS_PER_TICK) as u64 {
+                assert_eq!(tick(&mut resolver, 2 * look * SECOND + turn, &mut tables), []);
+            }
+        }
+        tables.neighbour = Neighbour::At([1; 6], true);
+        resolver.note(address_bytes(ip(most)), 18 * SECOND + 100);
+        let told = tick(&mut resolver, 18 * SECOND + 100, &mut tables);
+        assert!(told.iter().any(|news| news.destination() == address_bytes(ip(most))), "{told:?}");
     }
 }
