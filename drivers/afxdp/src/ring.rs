@@ -102,13 +102,13 @@ impl<T: Copy> Producer<T> {
     /// Entries that can be written now, at least `wanted` if the kernel made room for so many.
     #[inline(always)]
     pub(crate) fn free(&mut self, wanted: u32) -> u32 {
-        let free = self.ring.size - self.next.wrapping_sub(self.taken);
+        // A count beyond what was written can only be damage; it makes no room, now or the next time.
+        let free = self.ring.size.saturating_sub(self.next.wrapping_sub(self.taken));
         if free >= wanted {
             return free;
         }
         // Acquire: the kernel read the entries before it counted them.
         self.taken = self.ring.count(self.ring.consumer).load(Ordering::Acquire);
-        // A count beyond what was written can only be damage; it makes no room.
         self.ring.size.saturating_sub(self.next.wrapping_sub(self.taken))
     }
 
