@@ -277,6 +277,9 @@ fn made(kind: MapType, name: &str, key: u32, value: u32, entries: u32, flags: u3
 
 /// The one write after which packets are judged by the new table.
 fn put_in_force(place: &MapHandle, table: &MapHandle) -> Result<()> {
+    // Kernels before 6.1.75, 6.6.14 and 6.7.2 (CVE-2023-52447) free a table that is replaced while programs still look into
+    // it. The update returns after all of these are done, so it is enough that we hold the old one until then.
+    let _old = in_force(place).ok();
     let put = place.update(&ONLY, &table.as_fd().as_raw_fd().to_ne_bytes(), MapFlags::ANY);
     put.doing(|| format!("the new {} cannot be put in force, the old one stays", table.name().to_string_lossy()))
 }
