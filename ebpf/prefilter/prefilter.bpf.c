@@ -279,11 +279,12 @@ static __always_inline __u32 check_frame(const struct tachyon_frame_header *head
 }
 
 // Spends one frame of a bucket, or refuses and spends nothing. The coarse clock is read without a system register and
-// steps once a tick (1 to 10 ms); the loader demands bursts that last longer.
+// steps once a tick (1 to 10 ms); the loader demands bursts that last longer. An arrival further ahead than this rate can
+// bring about was left by another one in tables that were taken over, and must not hold up its source for as long as that.
 static __always_inline int spend(__u64 *arrival, __u64 interval, __u64 tolerance)
 {
     __u64 now = bpf_ktime_get_coarse_ns() << 4;
-    __u64 due = *arrival > now ? *arrival : now;
+    __u64 due = *arrival > now && *arrival - now <= tolerance + interval ? *arrival : now;
 
     if (due - now > tolerance)
         return 0;
