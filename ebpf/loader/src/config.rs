@@ -27,6 +27,10 @@ pub struct Rate {
 /// The slowest tick of a kernel (CONFIG_HZ=100), in ticks per second.
 const TICKS_PER_SECOND: u32 = 100;
 
+/// How far a bucket may be ahead of the clock, in sixteenths of a nanosecond: with a clock that is as far, both still fit 64
+/// bits.
+const AHEAD_MAX: u64 = 1 << 62;
+
 /// What the program is made for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -81,7 +85,14 @@ impl Rate {
             )));
         }
         let interval = 16_000_000_000 / u64::from(self.per_second);
-        Ok([interval, u64::from(self.burst - 1) * interval])
+        let tolerance = u64::from(self.burst - 1).checked_mul(interval).filter(|ahead| *ahead <= AHEAD_MAX);
+        let tolerance = tolerance.ok_or_else(|| {
+            LoaderError(format!(
+                "a burst of {} at {} frames per second is earned in more than nine years; give a smaller one",
+                self.burst, self.per_second
+            ))
+        })?;
+        Ok([interval, tolerance])
     }
 }
 

@@ -286,7 +286,7 @@ fn sources_spend_their_burst_and_no_more() {
 
 #[test]
 fn a_rate_that_the_clock_cannot_keep_is_refused() {
-    for (per_second, burst) in [(0, 10), (1_000_000, 9_999)] {
+    for (per_second, burst) in [(0, 10), (1_000_000, 9_999), (1, u32::MAX)] {
         let config = Config { pinned_rate: Some(Rate { per_second, burst }), ..Config::default() };
         let error = tachyon_loader::Program::load(&config, &Content::default()).expect_err("refused");
         assert!(error.0.contains("burst"), "{error}");
