@@ -7,7 +7,8 @@
 // where a packet is odd and no check is cheap the kernel and the engine decide:
 //
 // - Packets that are not UDP to one of our ports pass untouched, whatever else they are.
-// - One VLAN tag is looked through, since devices differ in taking it off; packets with more pass, they are not ours.
+// - One VLAN tag is looked through, since devices differ in taking it off; packets with more pass, they are not ours. What
+//   still has a tag of some VLAN never goes to an AF_XDP socket: it belongs to another interface of the kernel's.
 // - IPv4 options move the ports, and are followed. IPv6 extension headers are a loop, and pass.
 // - The first fragment of a datagram for us is dropped, as frames are never fragmented; so the others, which show no
 //   port and pass, never become a datagram.
@@ -108,6 +109,7 @@ struct {
 #define GO_ON 0
 
 #define VLAN_BYTES 4
+#define VLAN_NUMBER 0x0fff
 #define FRAGMENT_OFFSET 0x1fff
 #define MORE_FRAGMENTS 0x2000
 
@@ -118,6 +120,7 @@ struct datagram {
     __u16 shard;
     __u32 frame_bytes;
     void *frame;
+    __u64 vlan; /* 0: none, or a tag with a priority alone */
 };
 
 // Whether the device delivered this many bytes. Their number is asked for only if they are not all in one piece, since
@@ -201,6 +204,7 @@ static __always_inline __u32 find_datagram(struct xdp_md *ctx, struct datagram *
 
         if ((void *)(tag + 2) > end)
             return PREFILTER_PASSED_FOREIGN;
+        found->vlan = bpf_ntohs(tag[0]) & VLAN_NUMBER;
         type = tag[1];
         at += VLAN_BYTES;
     }
@@ -424,7 +428,7 @@ int tachyon_prefilter(struct xdp_md *ctx)
         return XDP_PASS;
     counted->ends[PREFILTER_SEEN]++;
     end = judge(ctx, &found);
-    if (config.deliver != PREFILTER_TO_KERNEL && end == PREFILTER_PASSED_OURS)
+    if (config.deliver != PREFILTER_TO_KERNEL && end == PREFILTER_PASSED_OURS && found.vlan == 0)
         end = deliver(ctx, found.shard);
     if (end >= PREFILTER_ENDS)
         end = TACHYON_E_INTERNAL_INVARIANT;

@@ -311,6 +311,9 @@ fn frames_go_to_the_socket_of_their_queue_or_shard() {
         }
         assert_eq!(bed.judge(&v4(b"junk")), BAD);
         assert_eq!(bed.judge(&with(v4(&frame), 36, &[0, 22])), Foreign);
+        let tagged = |number: u8| inserted(v4(&frame), 12, &[0x81, 0x00, 0xe0, number]);
+        assert_eq!(bed.judge(&tagged(5)), Ours, "a VLAN is another interface");
+        assert_eq!(bed.judge(&tagged(0)), End::Redirected, "a priority alone is no VLAN");
         drop(socket);
         assert_eq!(bed.judge(&v4(&frame)), Ours, "a socket that is closed leaves the table by itself");
     }
