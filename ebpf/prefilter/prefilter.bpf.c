@@ -108,6 +108,8 @@ struct {
 // No end: the next check decides.
 #define GO_ON 0
 
+/* Bytes 8 to 11 of an IPv4 address in IPv6 form, as they lie in memory. */
+#define MAPPED 0xffff0000u
 #define VLAN_BYTES 4
 #define VLAN_NUMBER 0x0fff
 #define FRAGMENT_OFFSET 0x1fff
@@ -171,7 +173,7 @@ static __always_inline __u32 find_v4(struct xdp_md *ctx, struct iphdr *ip, __u32
     if (total < header_bytes)
         return TACHYON_E_FILTER_MALFORMED;
     found->source[0] = 0;
-    found->source[1] = 0xffff0000 | (__u64)ip->saddr << 32;
+    found->source[1] = MAPPED | (__u64)ip->saddr << 32;
     return find_udp(ctx, udp, at + header_bytes, total - header_bytes, found);
 }
 
@@ -182,9 +184,12 @@ static __always_inline __u32 find_v6(struct xdp_md *ctx, struct ipv6hdr *ip, __u
 
     if ((void *)(udp + 1) > end || ip->version != 6 || ip->nexthdr != IPPROTO_UDP || !is_ours(udp, found))
         return PREFILTER_PASSED_FOREIGN;
+    __builtin_memcpy(found->source, &ip->saddr, sizeof(found->source));
+    // An IPv4 address in IPv6 form would take on the source, and spend the rate, of an IPv4 peer. The kernel takes none.
+    if (found->source[0] == 0 && (__u32)found->source[1] == MAPPED)
+        return PREFILTER_PASSED_FOREIGN;
     if (udp->check == 0)
         return TACHYON_E_FILTER_MALFORMED;
-    __builtin_memcpy(found->source, &ip->saddr, sizeof(found->source));
     return find_udp(ctx, udp, at + sizeof(*ip), bpf_ntohs(ip->payload_len), found);
 }
 

@@ -210,7 +210,7 @@ fn sessions_and_their_sources() {
         ("pinned over IPv6", from(PINNED_IP_V6, PINNED_V6), Ours),
         ("pinned over IPv6 elsewhere", from("[2001:db8::11]:40000", PINNED_V6), NO_SESSION),
         ("pinned over IPv4, from IPv6", from(PINNED_IP_V6, PINNED), NO_SESSION),
-        ("pinned to an IPv4 address, mapped", from("[::ffff:192.0.2.10]:40000", PINNED), Ours),
+        ("pinned to an IPv4 address, mapped", from("[::ffff:192.0.2.10]:40000", PINNED), Foreign),
         ("a node's route", route(NODE), Ours),
         (
             "a node's route to another shard",
