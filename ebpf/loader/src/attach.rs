@@ -152,12 +152,32 @@ fn attached(pin: &Path, ifindex: u32) -> Result<Option<(Link, Program)>> {
     let link = Link::open(pin).doing(|| format!("{} is no link that can be opened", pin.display()))?;
     let info = link.info().doing(|| format!("the link {} cannot be described", pin.display()))?;
     match info.info {
-        LinkTypeInfo::Xdp(xdp) if xdp.ifindex == ifindex => Ok(Some((link, Program::from_id(info.prog_id)?))),
+        LinkTypeInfo::Xdp(xdp) if xdp.ifindex == ifindex => {
+            let program = Program::from_id(info.prog_id)?;
+            ensure_here(pin, &program, ifindex, info.prog_id)?;
+            Ok(Some((link, program)))
+        }
         _ => {
             remove(pin)?;
             Ok(None)
         }
     }
+}
+
+/// Names and numbers of interfaces repeat between network namespaces that share a folder of pins, and a link does not say
+/// which namespace it is in: so the interface itself is asked.
+fn ensure_here(pin: &Path, program: &Program, ifindex: u32, program_id: u32) -> Result<()> {
+    let number = i32::try_from(ifindex).doing(|| "the interface's number".to_owned())?;
+    let here = Xdp::new(program.as_fd()).query_id(number, XdpFlags::NONE);
+    let here = here.doing(|| format!("interface {ifindex} cannot be asked for its XDP program"))?;
+    if here == program_id {
+        return Ok(());
+    }
+    Err(LoaderError(format!(
+        "{} is of an interface of another network namespace, or was just replaced; give each namespace a folder of \
+         its own for pins, or try again",
+        pin.display()
+    )))
 }
 
 /// Makes the attached program the one that is asked for, if it is not.
