@@ -193,16 +193,19 @@ impl Port for AfxdpSeat {
 }
 
 impl AfxdpQueue {
-    /// Closes the sockets and gives every buffer back to `pool`. Returns how many are missing: 0 unless one was lost, or is with a
-    /// port that is just being stopped.
+    /// Closes the sockets and gives every buffer back to `pool`. Returns how many are missing: 0 unless one was lost, or a device
+    /// does not let go of the memory; then it keeps all that this queue had.
     pub fn close(mut self, ports: &mut AfxdpPorts, pool: &mut Pool) -> usize {
         ports.forget(self.worker);
         let layout = *self.layout();
         for lane in &mut self.lanes {
             lane.socket = None;
         }
-        ports.await_release(self.worker, layout);
-        self.surrender(pool);
+        // One may still be on its way to us, and it has its queue.
+        while self.wires.orders.pop().is_ok() {}
+        if ports.await_release(self.worker, layout) {
+            self.surrender(pool);
+        }
         pool.total() - pool.free()
     }
 }

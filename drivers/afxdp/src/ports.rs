@@ -211,17 +211,19 @@ impl AfxdpPorts {
         }
     }
 
-    /// Waits until no device uses this memory any more: zero copy goes on for a moment after a socket is closed.
-    pub(crate) fn await_release(&self, worker: u16, layout: Layout) {
-        for desk in self.desks.iter().filter(|desk| !desk.config.force_copy) {
+    /// Waits until no device uses this memory any more: zero copy goes on for a moment after a socket is closed. False if one
+    /// still does.
+    pub(crate) fn await_release(&self, worker: u16, layout: Layout) -> bool {
+        self.desks.iter().filter(|desk| !desk.config.force_copy).all(|desk| {
             let plan = self.probe(desk, worker, layout);
-            for _ in 0..RELEASE_TRIES {
-                if is_released(&plan) {
-                    break;
+            (0..RELEASE_TRIES).any(|_| {
+                let released = is_released(&plan);
+                if !released {
+                    thread::sleep(RELEASE_PAUSE);
                 }
-                thread::sleep(RELEASE_PAUSE);
-            }
-        }
+                released
+            })
+        })
     }
 
     fn probe(&self, desk: &Desk, worker: u16, layout: Layout) -> SocketPlan {
