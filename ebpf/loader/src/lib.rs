@@ -14,8 +14,8 @@
 //!
 //! The crate deliberately decides nothing about frames, holds no configuration file, starts no thread, reads no clock,
 //! and creates no AF_XDP socket: it hands out the map to put them into. One loader at a time may write to an interface;
-//! any number may read. All it asks of the kernel needs root, or CAP_BPF, CAP_NET_ADMIN and, to come back to what is
-//! attached, CAP_SYS_ADMIN.
+//! any number may read. All it asks of the kernel needs root, or CAP_NET_ADMIN and CAP_SYS_ADMIN: CAP_BPF will not do,
+//! because maps are opened by their numbers, also those of a program that was just loaded.
 //!
 //! `unsafe` is in one file, `sys.rs`: seven calls that libbpf's safe interface does not have.
 #![deny(unsafe_code)]
