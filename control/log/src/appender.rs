@@ -19,6 +19,9 @@ use std::{collections::VecDeque, io};
 /// A file that is being made; what has this name after a crash is thrown away.
 pub(crate) const UNFINISHED: &str = "unfinished.tmp";
 
+/// The next segment's space, taken ahead.
+pub(crate) const SPARE: &str = "spare.tmp";
+
 /// How a log is written. What a log that exists already says about itself wins over `log_id` and `segment_bytes`.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
@@ -40,7 +43,7 @@ pub struct Config {
 pub enum State {
     /// It takes records.
     Running,
-    /// The disk is full. It tries again by itself and says so when it goes on.
+    /// The disk is full. It tries again by itself and says so when it goes on; retention still works.
     Full,
     /// It takes nothing any more; see [`Error::Failed`].
     Failed,
@@ -95,6 +98,8 @@ struct Sealed {
     durable: bool,
     rotation: Option<Box<Rotation>>,
     stage: Stage,
+    /// Not to be begun before this tick: the disk had no room for it.
+    not_before: u64,
 }
 
 /// Commits of one segment that are written and not yet known to be durable; all before them are.
@@ -138,6 +143,7 @@ pub struct Appender<S> {
     first_sequence: u64,
     first_commit: u64,
     segment_bytes: u64,
+    spare: bool,
     files: VecDeque<FileId>,
     /// Number of the first of `files`.
     first_file: u64,
@@ -198,6 +204,7 @@ impl<S: Storage> Appender<S> {
             first_sequence: start.header.first_sequence,
             first_commit: start.header.first_commit,
             segment_bytes: start.header.segment_bytes,
+            spare: false,
             files: VecDeque::from([start.file]),
             first_file: 0,
             filling: None,
@@ -223,7 +230,17 @@ impl<S: Storage> Appender<S> {
     ///
     /// [`Error::Busy`], [`Error::DiskFull`], [`Error::Failed`] or [`Error::TooLarge`]: the record was not taken.
     pub fn append(&mut self, tick: u64, record: &Record<'_>) -> Result<u64, Error> {
-        self.takes()?;
+        if self.state == State::Full {
+            return Err(Error::DiskFull);
+        }
+        self.queue_record(tick, record)
+    }
+
+    /// Queues a record also while the disk is full: what makes room has to be logged first.
+    pub(crate) fn queue_record(&mut self, tick: u64, record: &Record<'_>) -> Result<u64, Error> {
+        if self.state == State::Failed {
+            return Err(Error::Failed);
+        }
         let (_, slot_bytes) = self.storage.slots();
         let (body, bytes_max) = (record.body_bytes(), body_bytes_max(slot_bytes));
         if body > bytes_max {
@@ -353,14 +370,6 @@ impl<S: Storage> Appender<S> {
         self.first_sequence
     }
 
-    fn takes(&self) -> Result<(), Error> {
-        match self.state {
-            State::Running => Ok(()),
-            State::Full => Err(Error::DiskFull),
-            State::Failed => Err(Error::Failed),
-        }
-    }
-
     fn unstated(&self) -> bool {
         self.record_commits > self.stated_commits && self.durable_commits >= self.record_commits
     }
@@ -418,6 +427,7 @@ impl<S: Storage> Appender<S> {
             durable,
             rotation,
             stage: Stage::Waiting,
+            not_before: 0,
         });
     }
 
@@ -450,6 +460,7 @@ impl<S: Storage> Appender<S> {
         if self.state == State::Full && now >= self.retry_at {
             self.state = State::Running;
         }
+        self.take_space(now)?;
         self.issue(now)?;
         while let Some(completion) = self.storage.poll(now).map_err(Error::storage("ask the disk what is done"))? {
             self.busy_at = now;
@@ -468,18 +479,40 @@ impl<S: Storage> Appender<S> {
         Ok(())
     }
 
+    /// Takes the next segment's space while there is room in this one for all that may be queued and for the tombstones
+    /// that retention needs: so a full disk is told early enough to be emptied, and rotation waits less.
+    fn take_space(&mut self, now: u64) -> Result<(), Error> {
+        let (slots, slot_bytes) = self.storage.slots();
+        let room = self.segment_bytes.saturating_sub(self.offset);
+        // A log that was opened near the end of its segment may be behind it before it is first polled.
+        let waited_for = self.queue.iter().any(|sealed| sealed.rotation.is_some());
+        let ample = room > ((slots + 3) * slot_bytes) as u64 && !waited_for;
+        if self.spare || self.state == State::Full || ample {
+            return Ok(());
+        }
+        match self.storage.create(SPARE, self.config.segment_bytes) {
+            Ok(file) => {
+                self.storage.close(file);
+                self.spare = true;
+            }
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => self.full(now),
+            Err(error) => return Err(Error::storage("take space for the next segment")(error)),
+        }
+        Ok(())
+    }
+
     /// Begins every write that may begin.
     fn issue(&mut self, now: u64) -> Result<(), Error> {
         for index in 0..self.queue.len() {
-            if self.state == State::Full {
-                return Ok(());
-            }
             if self.queue[index].stage != Stage::Waiting {
                 continue;
             }
+            if self.queue[index].not_before > now {
+                return Ok(());
+            }
             if let Some(rotation) = self.queue[index].rotation.take() {
-                if self.durable_commits < rotation.first_commit {
-                    // Recovery reads two segments back, so all that is older is durable before there is a third.
+                // Recovery reads two segments back, so all that is older is durable before there is a third.
+                if self.durable_commits < rotation.first_commit || !self.spare {
                     self.queue[index].rotation = Some(rotation);
                     return Ok(());
                 }
@@ -488,10 +521,12 @@ impl<S: Storage> Appender<S> {
                     Err(Error::DiskFull) => {
                         self.queue[index].rotation = Some(rotation);
                         self.full(now);
+                        self.queue[index].not_before = self.retry_at;
                         return Ok(());
                     }
                     Err(error) => return Err(error),
                 }
+                self.spare = false;
             }
             self.begin(index)?;
         }
@@ -533,6 +568,7 @@ impl<S: Storage> Appender<S> {
             }
             Err(error) if error.kind() == io::ErrorKind::StorageFull => {
                 sealed.stage = Stage::Waiting;
+                sealed.not_before = now.saturating_add(self.config.retry_after_ns);
                 self.full(now);
                 Ok(())
             }
@@ -587,18 +623,18 @@ impl<S: Storage> Appender<S> {
     }
 }
 
-/// Makes a segment so that after a crash it is there whole or not at all, and keeps the leaf hashes of the one before.
+/// Makes a segment of the space that was taken ahead, so that after a crash it is there whole or not at all, and keeps the
+/// leaf hashes of the one before.
 fn make_segment<S: Storage>(storage: &mut S, rotation: &Rotation) -> Result<FileId, Error> {
-    let leaves: Vec<u8> = rotation.leaves.concat();
+    let mut leaves: Vec<u8> = rotation.leaves.concat();
     if !leaves.is_empty() {
-        let bytes = round_up(leaves.len(), BLOCK);
-        let mut blocks = leaves;
-        blocks.resize(bytes, 0);
-        let file = make_file(storage, &leaves_name(rotation.first_sequence), bytes as u64, &blocks)?;
+        leaves.resize(round_up(leaves.len(), BLOCK), 0);
+        let file = make_file(storage, &leaves_name(rotation.first_sequence), leaves.len() as u64, &leaves)?;
         storage.close(file);
     }
-    let header = &rotation.next;
-    let file = make_file(storage, &segment_name(header.first_sequence), header.segment_bytes, &header.to_block())?;
+    let (name, header) = (segment_name(rotation.next.first_sequence), rotation.next.to_block());
+    let file = storage.open(SPARE).map_err(Error::storage("open the space that was taken for the next segment"))?;
+    finish_file(storage, file, SPARE, &name, &header)?;
     storage.sync_folder().map_err(Error::storage("sync the log's folder"))?;
     Ok(file)
 }
@@ -609,15 +645,16 @@ pub(crate) fn make_file<S: Storage>(storage: &mut S, name: &str, bytes: u64, fir
         Err(error) if error.kind() == io::ErrorKind::StorageFull => return Err(Error::DiskFull),
         created => created.map_err(Error::storage(format!("make {name}")))?,
     };
-    let made = storage.write(file, 0, first).and_then(|()| storage.sync(file));
-    let made = made.and_then(|()| storage.rename(UNFINISHED, name));
-    match made {
-        Ok(()) => Ok(file),
-        Err(error) => {
-            storage.close(file);
-            // No room after all, on file systems that find out late. The unfinished file is made anew next time.
-            let full = error.kind() == io::ErrorKind::StorageFull && storage.remove(UNFINISHED).is_ok();
-            if full { Err(Error::DiskFull) } else { Err(Error::storage(format!("make {name}"))(error)) }
-        }
-    }
+    finish_file(storage, file, UNFINISHED, name, first)?;
+    Ok(file)
+}
+
+fn finish_file<S: Storage>(storage: &mut S, file: FileId, from: &str, to: &str, first: &[u8]) -> Result<(), Error> {
+    let made = storage.write(file, 0, first).and_then(|()| storage.sync(file)).and_then(|()| storage.rename(from, to));
+    made.map_err(|error| {
+        storage.close(file);
+        // No room after all, on file systems that find out late: it is tried again.
+        let full = error.kind() == io::ErrorKind::StorageFull;
+        if full { Error::DiskFull } else { Error::storage(format!("make {to}"))(error) }
+    })
 }

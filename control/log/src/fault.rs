@@ -47,6 +47,8 @@ impl Random {
 pub struct Faults {
     /// This write fails with an I/O error and may have been done in part.
     pub write_error: Option<u64>,
+    /// This write fails because there is no room, with nothing done.
+    pub write_full: Option<u64>,
     /// This write does only its first blocks or sectors.
     pub short_write: Option<u64>,
     /// This write goes elsewhere in its file and says it is done.
@@ -96,6 +98,7 @@ enum Flight {
 enum Outcome {
     Done(usize),
     Failed,
+    Full,
 }
 
 /// One folder in memory.
@@ -300,6 +303,7 @@ impl FaultDisk {
                 let done = match outcome {
                     Outcome::Done(done) => done,
                     Outcome::Failed => bytes.len() / 2 / SECTOR * SECTOR,
+                    Outcome::Full => 0,
                 };
                 let bytes = bytes[..done].to_vec();
                 if offset + done <= node.view.len() {
@@ -309,6 +313,7 @@ impl FaultDisk {
                 let result = match outcome {
                     Outcome::Done(done) => Ok(done),
                     Outcome::Failed => Err(io::Error::other("input/output error")),
+                    Outcome::Full => Err(io::ErrorKind::StorageFull.into()),
                 };
                 Ok(Completion::Write { slot, result })
             }
@@ -454,6 +459,9 @@ impl Storage for FaultDisk {
         let mut outcome = Outcome::Done(bytes.len());
         if self.faults.write_error == Some(number) {
             outcome = Outcome::Failed;
+        }
+        if self.faults.write_full == Some(number) {
+            outcome = Outcome::Full;
         }
         if self.faults.short_write == Some(number) {
             let sectors = (bytes.len() / SECTOR) as u64;

@@ -1,7 +1,7 @@
 //! What happens when a log is opened for appending: the end is found, and what a crash left behind it is cleared away.
 
 use crate::{
-    appender::{Config, Start, UNFINISHED, make_file},
+    appender::{Config, SPARE, Start, UNFINISHED, make_file},
     cursor::{Cursor, End, Item},
     damage::{Damage, Error, Fault},
     format::{BLOCK, SegmentHeader, leaves_of, segment_name, segment_of},
@@ -23,8 +23,8 @@ struct Walk {
 
 pub(crate) fn recover<S: Storage>(storage: &mut S, config: &Config, now: u64) -> Result<Start, Error> {
     let names = storage.names().map_err(Error::storage("list the log's folder"))?;
-    if names.iter().any(|name| name == UNFINISHED) {
-        storage.remove(UNFINISHED).map_err(Error::storage("remove an unfinished file"))?;
+    for name in names.iter().filter(|name| *name == UNFINISHED || *name == SPARE) {
+        storage.remove(name).map_err(Error::storage(format!("remove {name}, which is unfinished")))?;
     }
     let mut segments: Vec<u64> = names.iter().filter_map(|name| segment_of(name)).collect();
     segments.sort_unstable();

@@ -27,7 +27,7 @@ pub(crate) struct Removal {
 }
 
 impl<S: Storage> Appender<S> {
-    /// Buries what is beyond the limits: tombstones are appended and committed now, the files go once those are durable.
+    /// Buries what is beyond the limits, also while the disk is full: tombstones are appended and committed now, the files go once those are durable.
     /// `unix_ns` is the time of day in nanoseconds. Returns how many segments are buried.
     ///
     /// # Errors
@@ -57,7 +57,7 @@ impl<S: Storage> Appender<S> {
             if self.removals.iter().any(|removal| removal.first_sequence == old.first_sequence) {
                 continue;
             }
-            let tombstone = self.append(now, &tombstone(old, next, unix_ns, why).sign(&self.log_id, signer))?;
+            let tombstone = self.queue_record(now, &tombstone(old, next, unix_ns, why).sign(&self.log_id, signer))?;
             self.removals.push(Removal { first_sequence: old.first_sequence, tombstone });
             buried += 1;
         }

@@ -7,6 +7,7 @@ use tachyon_log::{
     Appender, Checkpoint, Cursor, Error, Fault, State,
     cursor::Item,
     fault::{Cut, FaultDisk, Faults, Random},
+    retention::Limits,
     storage::Storage,
     verify::verify,
 };
@@ -104,6 +105,45 @@ fn a_full_disk_is_told_and_the_log_goes_on_when_there_is_room() {
     let mut disk = appender.into_storage();
     assert_eq!(next_of(&mut disk), next + 50);
     assert!(verify(&mut disk, None, &[]).expect("readable").findings.is_empty());
+}
+
+#[test]
+fn a_full_disk_is_emptied_by_retention() {
+    let mut disk = disk(SEED, 3, 2);
+    disk.set_capacity(8 * 12 * 4096);
+    let mut appender = Appender::open(disk, config(12), 0).expect("room for the first segment");
+    let (_, error) = until_it_fails(&mut appender, 10_000);
+    assert!(matches!(error, Some(Error::DiskFull)));
+    let buried = appender.retain(1, 1, &Limits { bytes_max: 3 * 12 * 4096, oldest_tick: 0 }, &signer());
+    assert!(buried.expect("room for tombstones, always") > 0);
+    let mut now = 1;
+    while appender.progress().state == State::Full {
+        now += 1_000;
+        appender.poll(now).expect("not failed");
+        assert!(now < 1_000_000, "the room that was made is not seen");
+    }
+    finish(&mut appender, now);
+    let mut disk = appender.into_storage();
+    let report = verify(&mut disk, Some(&signer().verifier()), &[]).expect("readable");
+    assert_eq!(report.findings, []);
+    assert!(report.first_sequence > 0);
+}
+
+#[test]
+fn a_write_without_room_is_tried_again() {
+    for number in 0..30 {
+        let faults = Faults { write_full: Some(number), ..Faults::default() };
+        let mut appender = Appender::open(broken(faults), config(12), 0).expect("new");
+        let (_, error) = until_it_fails(&mut appender, 90);
+        assert!(matches!(error, Some(Error::DiskFull)), "write {number}: {error:?}");
+        finish(&mut appender, 1_000_000);
+        assert_eq!(appender.progress().durable, appender.next_sequence());
+        let next = appender.next_sequence() + 40;
+        fill(&mut appender, SEED, next, 3);
+        let mut disk = appender.into_storage();
+        assert_eq!(next_of(&mut disk), next);
+        assert!(verify(&mut disk, None, &[]).expect("readable").findings.is_empty());
+    }
 }
 
 #[test]
