@@ -7,6 +7,7 @@ mod micro;
 mod middle;
 mod overload;
 mod relay;
+mod xdp;
 
 use crate::node;
 use anyhow::{Context, Result};
@@ -38,6 +39,8 @@ pub(crate) enum Bench {
     Relay(relay::Args),
     /// The DPDK driver beside testpmd, with nothing to do, and with the governed loop behind it.
     Dpdk(Words),
+    /// The pre-filter beside xdp-filter, what it costs, and XDP sockets beside io_uring, on veth pairs. Needs root.
+    Xdp(Words),
     /// A node that is offered twice and ten times what it can take: what becomes of all of it.
     Overload(overload::Args),
 }
@@ -61,6 +64,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         Bench::Instructions(args) => instructions::run(args),
         Bench::Relay(args) => relay::run(args),
         Bench::Dpdk(words) => dpdk::run(&words.words),
+        Bench::Xdp(words) => xdp::run(&words.words),
         Bench::Overload(args) => overload::run(args),
     }
 }

@@ -54,10 +54,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         &["wire", "driver-api", "driver-arena", "driver-uring", "driver-ether", "driver-verbs", "proto"],
     ),
     ("tachyon-bench-dpdk", &["wire", "engine", "driver-api", "driver-arena", "driver-dpdk", "micro"]),
-    (
-        "tachyon-bench-xdp",
-        &["wire", "driver-api", "driver-afxdp", "driver-arena", "driver-uring", "loader", "micro"],
-    ),
+    ("tachyon-bench-xdp", &["wire", "driver-api", "driver-afxdp", "driver-arena", "driver-uring", "loader", "micro"]),
     ("tachyon-peers", &["wire", "driver-api", "driver-arena", "driver-uring"]),
     ("tachyon-lab", &[]),
     ("xtask", &["lab"]),

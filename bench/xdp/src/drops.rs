@@ -15,7 +15,7 @@ use std::{
     net::Ipv4Addr,
     os::fd::{AsFd, OwnedFd},
 };
-use tachyon_loader::{Config, Content, Prefix, Prefilter, Rate};
+use tachyon_loader::{Config, Content, Prefilter, Prefix, Rate};
 use tachyon_wire::{Reason, frame::BASE_PORT};
 
 /// Packets of one turn: some tens of milliseconds.
@@ -33,7 +33,7 @@ struct Junk {
     case: &'static str,
     packet: Vec<u8>,
     reason: Reason,
-    /// Whether the headers alone show it, which is what the targets are about.
+    /// Whether it shows before the frame's header is found to be sound, which is what the targets are about.
     early: bool,
 }
 
@@ -47,7 +47,7 @@ fn kinds() -> Vec<Junk> {
         junk("wrong UDP length", with(good.clone(), 38, &[0x7f, 0]), Reason::FilterMalformed, true),
         junk("too large", packet(&[0x55; 1_473]), Reason::TooLarge, true),
         junk("bad layout", with(good.clone(), FRAME + 4, &[0xee; 4]), Reason::BadFrame, true),
-        junk("wrong shard", with(good.clone(), 36, &(BASE_PORT + 1).to_be_bytes()), Reason::WrongShard, true),
+        junk("wrong shard", with(good.clone(), 36, &(BASE_PORT + 1).to_be_bytes()), Reason::WrongShard, false),
         junk("unknown session", packet(&frame(UNKNOWN, 1, 0)), Reason::NoSession, false),
         junk("session of another source", with(good, 34, &[1, 2]), Reason::NoSession, false),
         junk("denied source", packet_from(DENIED, &frame(OPEN, 1, 0)), Reason::FilterDenied, false),

@@ -21,18 +21,21 @@ use std::{
     time::{Duration, Instant},
 };
 use tachyon_driver_afxdp::{AfxdpConfig, AfxdpPorts, AfxdpQueue, HEADROOM_BYTES, PortConfig};
-use tachyon_driver_api::{
-    CompletionBatch, Pool, Port, PortState, Ports, RxBatch, RxQueue, Transmit, TxBatch, TxQueue,
-};
+use tachyon_driver_api::{CompletionBatch, Pool, Port, PortState, Ports, RxBatch, RxQueue, Transmit, TxBatch, TxQueue};
 use tachyon_driver_arena::{Arena, ArenaConfig, Pages};
 use tachyon_driver_uring::{ArenaRegion, BUFFER_BYTES, UringConfig, UringPort, UringQueue};
 use tachyon_loader::{Config, Content, Deliver, Program};
 use tachyon_wire::{Endpoint, frame::BASE_PORT};
 
-/// Frames on the wire at once; the ring of an XDP socket has room for 1,024.
-const BURST: usize = 512;
+/// Frames on the wire at once: so many that what it costs to set up the source is little for each.
+const BURST: usize = 1_024;
 /// Bursts of one turn.
-const BURSTS: usize = 40;
+const BURSTS: usize = 24;
+/// Room in our sockets for one burst, each frame in a page of its own, and half as much again.
+const SOCKET_BYTES: u32 = 32 << 20;
+/// Buffers of the XDP socket, most of them with the kernel.
+const XDP_BUFFERS: usize = 8_192;
+const DESCRIPTORS: u32 = 4_096;
 /// What XDP sockets have to reach of io_uring with frames of one message, and of 22.
 const ONE_MESSAGE: f64 = 2.0;
 const MANY_MESSAGES: f64 = 1.0;
@@ -54,11 +57,20 @@ struct Lane<Q> {
     runs: bool,
 }
 
-/// What a turn came to: M frames a CPU-second, of everything and of the worker's own calls.
-#[derive(Clone, Copy)]
+/// What a turn came to, in ns a frame: everything, the driver's own calls, and what the source alone takes, measured with
+/// packets that are dropped as soon as they arrive.
+#[derive(Clone, Copy, Default)]
 struct Turn {
     all: f64,
     worker: f64,
+    source: f64,
+}
+
+impl Turn {
+    /// What the lane costs this machine: everything but the source.
+    fn lane(&self) -> f64 {
+        self.all - self.source
+    }
 }
 
 fn arena(buffers: usize, stride: u32) -> Result<Arena> {
@@ -73,15 +85,15 @@ fn filter(deliver: Deliver) -> Result<Program> {
 }
 
 fn over_uring(runs: bool) -> Result<Lane<UringQueue>> {
-    // Enough for a burst whose frames all lie in buffers of their own.
-    let mut arena = arena(2 * BURST, BUFFER_BYTES)?;
+    let buffers = 512;
+    let mut arena = arena(buffers, BUFFER_BYTES)?;
     let (base, bytes) = arena.region();
-    let mut pool = Pool::new(arena.take(2 * BURST).context("buffers")?);
+    let mut pool = Pool::new(arena.take(buffers).context("buffers")?);
     let mut config = UringConfig::new(IpAddr::from(US), BASE_PORT);
     config.arena = Some(ArenaRegion { base: base.as_ptr().addr(), bytes });
     config.gso = runs;
-    let port = UringPort::new(config).map_err(|error| anyhow!("io_uring: {error}"))?;
-    let mut port = port;
+    config.receive_buffer_bytes = SOCKET_BYTES;
+    let mut port = UringPort::new(config).map_err(|error| anyhow!("io_uring: {error}"))?;
     let queue = port.open(&[SHARD], &mut pool).map_err(|error| anyhow!("io_uring: {error}"))?;
     Ok(Lane { queue, pool, _arena: arena, program: filter(Deliver::Kernel)?, runs })
 }
@@ -90,10 +102,10 @@ fn over_xdp(cable: &Cable) -> Result<(Lane<AfxdpQueue>, AfxdpPorts)> {
     let program = filter(Deliver::ByQueue)?;
     let map: OwnedFd = program.tables().xskmap().try_clone_to_owned()?;
     let port = PortConfig::new("east", &cable.name(), Some(Arc::new(map)));
-    let config = AfxdpConfig::new(vec![port], BASE_PORT, vec![vec![SHARD]]);
-    let buffers = 4_096;
-    let mut arena = arena(buffers, 2_048)?;
-    let mut pool = Pool::new(arena.take_behind(HEADROOM_BYTES, buffers).context("buffers")?);
+    let config =
+        AfxdpConfig { receive_descriptors: DESCRIPTORS, ..AfxdpConfig::new(vec![port], BASE_PORT, vec![vec![SHARD]]) };
+    let mut arena = arena(XDP_BUFFERS, 2_048)?;
+    let mut pool = Pool::new(arena.take_behind(HEADROOM_BYTES, XDP_BUFFERS).context("buffers")?);
     let mut ports = AfxdpPorts::new(config).map_err(|error| anyhow!("XDP sockets: {error}"))?;
     let mut seat = ports.seat(0).context("a seat")?;
     let mut queue = seat.open(&[SHARD], &mut pool).map_err(|error| anyhow!("XDP sockets: {error}"))?;
@@ -215,16 +227,17 @@ impl<Q: RxQueue + TxQueue> Lane<Q> {
             ensure!(idle < IDLE_MAX, "{} frames were lost, so this is no measurement", burst * BURST - frames);
         }
         let all = kernel::cpu() - begun;
-        let rate = |time: Duration| frames as f64 / time.as_secs_f64() / 1e6;
-        Ok(Turn { all: rate(all), worker: rate(worker) })
+        let each = |time: Duration| time.as_nanos() as f64 / frames as f64;
+        Ok(Turn { all: each(all), worker: each(worker), source: 0.0 })
     }
 }
 
 /// Both lanes by turns, with frames of both lengths.
 pub(crate) fn rows(bed: &Bed, turns: usize, done: &mut dyn FnMut(Value)) -> Result<()> {
-    let cable = bed.cable(0)?;
+    let (cable, nowhere) = (bed.cable(0)?, bed.cable(1)?);
     let end = kernel::always(Answer::Drop)?;
     let _end = bed.there(|| Ok(kernel::attach(end.as_fd(), cable.them)?))?;
+    let _nowhere = kernel::attach(end.as_fd(), nowhere.us)?;
     let first = filter(Deliver::Kernel)?;
     let link = kernel::attach(first.as_fd(), cable.us)?;
     let (mut xdp, mut ports) = over_xdp(&cable)?;
@@ -238,9 +251,10 @@ pub(crate) fn rows(bed: &Bed, turns: usize, done: &mut dyn FnMut(Value)) -> Resu
                 let mine = xdp.turn(bed, &cable, &packet)?;
                 kernel::replace(link.as_fd(), uring.program.as_fd())?;
                 let others = uring.turn(bed, &cable, &packet)?;
+                let source = source_ns(bed, &nowhere, &packet)?;
                 if turn > 0 {
-                    ours.push(mine);
-                    theirs.push(others);
+                    ours.push(Turn { source, ..mine });
+                    theirs.push(Turn { source, ..others });
                 }
             }
             done(beside(messages, peer, &ours, &theirs, target));
@@ -251,18 +265,27 @@ pub(crate) fn rows(bed: &Bed, turns: usize, done: &mut dyn FnMut(Value)) -> Resu
     Ok(())
 }
 
+/// What the same packets cost that are dropped as soon as they arrive: the source and the wire.
+fn source_ns(bed: &Bed, nowhere: &Cable, packet: &[u8]) -> Result<f64> {
+    let begun = kernel::cpu();
+    for _ in 0..BURSTS {
+        nowhere.send(bed, packet, u32::try_from(BURST)?)?;
+    }
+    Ok((kernel::cpu() - begun).as_nanos() as f64 / (BURST * BURSTS) as f64)
+}
+
 fn beside(messages: usize, peer: &str, ours: &[Turn], theirs: &[Turn], target: f64) -> Value {
-    let of = |turns: &[Turn], which: fn(&Turn) -> f64| turns.iter().map(which).collect::<Vec<_>>();
-    let rates = |which| {
-        let (ours, theirs) = (of(ours, which), of(theirs, which));
+    let rates = |of: fn(&Turn) -> f64| {
+        let rates = |turns: &[Turn]| turns.iter().map(|turn| 1e3 / of(turn)).collect::<Vec<_>>();
+        let (ours, theirs) = (rates(ours), rates(theirs));
         Rates { ours: median(&ours), theirs: median(&theirs), ratio: median_ratio(&ours, &theirs) }
     };
     let bytes = 64 * (messages + 1);
-    let mut all = row(&format!("lane: {messages} messages, {bytes} bytes"), &rates(|turn| turn.all), peer, Some(target));
-    all["worker_alone"] = row("", &rates(|turn| turn.worker), peer, None);
-    if let Some(alone) = all["worker_alone"].as_object_mut() {
-        alone.retain(|key, _| ["ours_mpps", "peer_mpps", "ratio"].contains(&key.as_str()));
+    let case = format!("lane: frames of {messages} messages, {bytes} bytes");
+    let mut lane = row(&case, &rates(Turn::lane), peer, Some(target));
+    for (part, of) in [("with_source", (|turn| turn.all) as fn(&Turn) -> f64), ("calls_alone", |turn| turn.worker)] {
+        let Rates { ours, theirs, ratio } = rates(of);
+        lane[part] = json!({ "ours_mpps": ours, "peer_mpps": theirs, "ratio": ratio });
     }
-    all["note"] = json!("source, both directions and the far end's receiving included; worker_alone: the driver's calls");
-    all
+    lane
 }

@@ -37,8 +37,7 @@ pub(crate) fn sessions() -> Vec<Session> {
 
 /// A frame of so many messages, sealed by a crc.
 pub(crate) fn frame(session_id: u32, messages: usize, route_id: u32) -> Vec<u8> {
-    let fields =
-        FrameFields { session_id, shard: SHARD, frame_id: 7, epoch: 1, route_id, ..FrameFields::default() };
+    let fields = FrameFields { session_id, shard: SHARD, frame_id: 7, epoch: 1, route_id, ..FrameFields::default() };
     let mut bytes = vec![0; 64 * (messages + 1)];
     let mut writer = FrameWriter::new(&mut bytes, fields);
     for _ in 0..messages {
@@ -89,14 +88,18 @@ pub(crate) fn packet_from(source: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// The same over IPv6 and with a VLAN tag, which is the longest way to a frame.
-pub(crate) fn packet_long_way(payload: &[u8]) -> Vec<u8> {
+/// The same over IPv6, and with a VLAN tag or without: the longest way to a frame.
+pub(crate) fn packet_v6(tagged: bool, payload: &[u8]) -> Vec<u8> {
     let mut packet = [OUR_MAC, THEIR_MAC].concat();
-    packet.extend([0x81, 0, 0, 1, 0x86, 0xdd, 0x60, 0, 0, 0]);
+    if tagged {
+        packet.extend([0x81, 0, 0, 1]);
+    }
+    packet.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
     packet.extend(((8 + payload.len()) as u16).to_be_bytes());
     packet.extend([17, 64]);
-    packet.extend([THEM_V6.octets(), US_V6.octets()].concat());
-    packet.extend(udp(sum(&packet[26..58]), payload));
+    let addresses = [THEM_V6.octets(), US_V6.octets()].concat();
+    packet.extend(&addresses);
+    packet.extend(udp(sum(&addresses), payload));
     packet
 }
 

@@ -14,8 +14,10 @@ pub(crate) fn print(row: &Value) {
         line += &format!(" {:>6.2} M/s, {:<31} {:>6.2} M/s", of("ours_mpps"), text("peer"), of("peer_mpps"));
         line += &format!("  ratio {:.3}", of("ratio"));
     }
-    if let Some(alone) = row["worker_alone"].as_object() {
-        line += &format!(" (driver's calls alone {:.2})", alone["ratio"].as_f64().unwrap_or(f64::NAN));
+    for (part, name) in [("with_source", "source included"), ("calls_alone", "the driver's calls alone")] {
+        if let Some(ratio) = row[part]["ratio"].as_f64() {
+            line += &format!(", {name} {ratio:.2}");
+        }
     }
     match row["reached"].as_bool() {
         Some(true) => line += &format!("  reached ({})", row["target"]),
