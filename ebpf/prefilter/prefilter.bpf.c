@@ -359,7 +359,7 @@ static __always_inline void source_of(const struct datagram *found, __u64 source
 {
     if (found->v4) {
         source[0] = 0;
-        source[1] = 0xffff0000 | (__u64)found->v4->saddr << 32;
+        source[1] = MAPPED | (__u64)found->v4->saddr << 32;
     } else if (found->v6) {
         __builtin_memcpy(source, &found->v6->saddr, sizeof(found->v6->saddr));
     }

@@ -15,6 +15,7 @@ mod bed;
 mod cost;
 mod drops;
 mod figures;
+mod goodput;
 mod kernel;
 mod lanes;
 mod packets;
@@ -24,7 +25,7 @@ use anyhow::{Context, Result};
 use bed::Bed;
 use clap::{Parser, ValueEnum};
 use serde_json::{Value, json};
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 use tachyon_micro::machine;
 
 /// What the pre-filter and the XDP sockets cost and save.
@@ -39,6 +40,12 @@ struct Args {
     /// Some of the rows; all of them without it.
     #[arg(long, value_enum)]
     only: Vec<Part>,
+    /// Where tachyond, tachyon-control, tachyon and tachyon-load are; beside this program if left out.
+    #[arg(long, value_name = "FOLDER")]
+    programs: Option<PathBuf>,
+    /// Turns of the good traffic under a flood, which take seconds each.
+    #[arg(long, default_value_t = 3)]
+    goodput_turns: usize,
 }
 
 /// A part of the rows.
@@ -50,6 +57,8 @@ enum Part {
     Cost,
     /// XDP sockets beside io_uring.
     Lanes,
+    /// A node under a flood, with the filter and without.
+    Goodput,
 }
 
 fn main() -> ExitCode {
@@ -70,6 +79,7 @@ fn run(args: &Args) -> Result<bool> {
     let machine_before = machine::describe();
     pin(core)?;
     let (mut rows, mut program) = (Vec::new(), Value::Null);
+    let mut goodput = Value::Null;
     for part in Part::value_variants() {
         if !args.only.is_empty() && !args.only.contains(part) {
             continue;
@@ -85,15 +95,24 @@ fn run(args: &Args) -> Result<bool> {
             Part::Drops => drops::rows(Bed::new()?, args.turns, &mut done),
             Part::Cost => cost::rows(&Bed::new()?, args.turns, &mut done).map(|facts| program = facts),
             Part::Lanes => lanes::rows(&Bed::new()?, args.turns, &mut done),
+            Part::Goodput => {
+                let here = std::env::current_exe()?.parent().map(Into::into);
+                let programs = args.programs.clone().or(here).context("where the programs are")?;
+                let other = cores.first().copied().unwrap_or(core);
+                goodput::rows(&programs, (core, other), args.goodput_turns, &mut done).map(|found| goodput = found)
+            }
         }
         .with_context(|| format!("{part:?}"))?;
     }
     let reached = rows.iter().all(|row| row["reached"] != false);
     if args.json {
-        println!("{}", json!({ "rows": rows, "program": program, "machine": machine_before }));
+        println!("{}", json!({ "rows": rows, "program": program, "goodput": goodput, "machine": machine_before }));
     } else {
         if let Some(count) = program["verified_instructions"].as_u64() {
             println!("\nthe verifier went through {count} instructions on Linux {}", program["kernel"]);
+        }
+        if goodput.is_object() {
+            println!("goodput: {goodput:#}");
         }
         machine::print(&machine_before);
     }

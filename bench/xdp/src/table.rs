@@ -9,6 +9,8 @@ pub(crate) fn print(row: &Value) {
     if let Some(ns) = row["ours_ns"].as_f64() {
         let (way, empty) = (text("way"), row["peer_ns"].as_f64().unwrap_or(f64::NAN));
         line += &format!(" {ns:>6.1} ns by {way:<30} empty {empty:>5.1} ns");
+    } else if let Some(value) = row["value"].as_f64() {
+        line += &format!(" {value:>6.2}");
     } else {
         let of = |key: &str| row[key].as_f64().unwrap_or(f64::NAN);
         line += &format!(" {:>6.2} M/s, {:<31} {:>6.2} M/s", of("ours_mpps"), text("peer"), of("peer_mpps"));

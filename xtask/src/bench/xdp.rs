@@ -1,6 +1,6 @@
-//! `cargo xtask bench xdp`: builds the benchmark of the pre-filter and the XDP sockets and runs it.
+//! `cargo xtask bench xdp`: builds the benchmark of the pre-filter and the XDP sockets, and the node it floods, and runs it.
 
-use crate::{built, cargo, install, run as run_command};
+use crate::{built, install, node, run as run_command};
 use anyhow::{Result, bail};
 use std::process::Command;
 
@@ -9,13 +9,13 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
         (&["clang", "--version"], "clang"),
         (&["pkg-config", "--exists", "libbpf"], "libbpf-dev"),
         (&["ethtool", "--version"], "ethtool"),
-        (&["xdp-filter", "help"], "xdp-tools"),
+        (&["which", "xdp-filter"], "xdp-tools"),
     ];
     let missing: Vec<&str> =
         tools.iter().filter(|(shows, _)| !install::is_there(shows)).map(|(_, name)| *name).collect();
     if !missing.is_empty() {
         bail!("something is not installed: apt-get install {}", missing.join(" "));
     }
-    run_command(&mut cargo(&["build", "--release", "--locked", "--quiet", "-p", "tachyon-bench-xdp"]))?;
+    node::build(&["tachyon-bench-xdp"], true)?;
     run_command(Command::new(built("tachyon-xdp-bench")).args(words))
 }

@@ -1,0 +1,243 @@
+//! Good traffic under a flood: a real node behind a veth, its load on the other side, and ten times as much junk from there.
+//!
+//! All four scenes, with and without filter and flood, take turns. Node and load have a core each, the junk comes on the
+//! load's, so both filtered and unfiltered floods take the same from the load.
+
+use crate::{
+    bed::{Bed, Cable, THEM, US, tool},
+    figures::median,
+    packets::{FRAME, PINNED, frame, packet, with},
+};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+use tachyon_loader::{Config, Content, Prefilter, Session};
+use tachyon_wire::{Endpoint, Reason, frame::BASE_PORT};
+
+/// Good frames a second, of one message each, and how much more junk there is.
+const GOOD_PER_SECOND: u32 = 20_000;
+const TIMES: u32 = 10;
+/// How long each turn offers load, in seconds.
+const SECONDS: u32 = 3;
+/// Junk comes this often, in runs of a hundredth of a second's.
+const PERIOD: Duration = Duration::from_millis(10);
+/// What P99 may grow to under the flood.
+const P99_GROWTH: f64 = 1.5;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A process that ends with this value.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill(); // it may have ended by itself, which is as good
+        let _ = self.0.wait();
+    }
+}
+
+/// The node, in a folder that is removed at its end.
+struct Node {
+    programs: PathBuf,
+    dir: PathBuf,
+    _data: Process,
+    control: Process,
+}
+
+/// What became of one turn's good traffic.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    offered: f64,
+    lost: f64,
+    p99_us: f64,
+    junk_seen: f64,
+}
+
+impl Node {
+    fn start(programs: &Path, cores: (usize, usize)) -> Result<Self> {
+        let dir = std::env::temp_dir().join(format!("tachyon-xdp-{}", std::process::id()));
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        for (name, text) in [
+            ("node.toml", include_str!("../../../xtask/bench/node.toml")),
+            ("control.toml", include_str!("../../../xtask/bench/control.toml")),
+            ("rules.toml", include_str!("../../../xtask/bench/rules.toml")),
+        ] {
+            let text = text
+                .replace("{dir}", &dir.to_string_lossy())
+                .replace("{base_port}", &BASE_PORT.to_string())
+                .replace("{core}", &cores.0.to_string())
+                .replace("{idle}", "wait")
+                .replace("127.0.0.1", &US.to_string());
+            fs::write(dir.join(name), text)?;
+        }
+        let start = |name: &str, core: usize, file: &str| -> Result<Process> {
+            let mut command = on_core(core, &programs.join(name));
+            let child = command.arg("--config").arg(dir.join(file)).stdout(Stdio::null()).spawn();
+            Ok(Process(child.with_context(|| format!("cannot start {name}"))?))
+        };
+        let data = start("tachyond", cores.0, "node.toml")?;
+        await_file(&dir.join("tachyond.sock"))?;
+        let control = start("tachyon-control", cores.1, "control.toml")?;
+        await_file(&dir.join("control.sock"))?;
+        let node = Self { programs: programs.to_owned(), dir, _data: data, control };
+        node.apply_rules()?;
+        Ok(node)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.join("control.sock")
+    }
+
+    /// Until control answers and has the node.
+    fn apply_rules(&self) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let mut command = Command::new(self.programs.join("tachyon"));
+            command.arg("--socket").arg(self.socket()).args(["rules", "apply"]).arg(self.dir.join("rules.toml"));
+            let output = command.output().context("cannot start tachyon")?;
+            if output.status.success() {
+                return Ok(());
+            }
+            if begun.elapsed() > PATIENCE {
+                bail!("the rules cannot be applied: {}", String::from_utf8_lossy(&output.stderr).trim());
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Offers the good traffic from the other side; the report.
+    fn load(&self, bed: &Bed, core: usize) -> Result<Value> {
+        let mut command = on_core(core, &self.programs.join("tachyon-load"));
+        command.args(["run", "--json", "--topics", "1024", "--sessions", "4", "--messages-per-frame", "1"]);
+        command.args(["--rate", &GOOD_PER_SECOND.to_string(), "--seconds", &SECONDS.to_string()]);
+        command.args(["--listen", &THEM.to_string(), "--cpu", &core.to_string(), "--control"]).arg(self.socket());
+        // Junk is in the node's ledgers too, which the load cannot explain and says; what it received is what counts here.
+        let output = bed.there(|| Ok(command.stderr(Stdio::null()).output()?)).context("cannot start tachyon-load")?;
+        let text = String::from_utf8(output.stdout)?;
+        let last = text.lines().last().with_context(|| format!("tachyon-load ended with {}", output.status))?;
+        serde_json::from_str(last).context("tachyon-load prints JSON lines")
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.control.0.kill(); // before its folder goes; it may have ended by itself
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn on_core(core: usize, program: &Path) -> Command {
+    let mut command = Command::new("taskset");
+    command.args(["-c", &core.to_string()]).arg(program);
+    command
+}
+
+fn await_file(path: &Path) -> Result<()> {
+    let begun = Instant::now();
+    while !path.exists() {
+        ensure!(begun.elapsed() < PATIENCE, "{} does not appear", path.display());
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Every session that a new control gives out at first: generation 1, each slot, for publishers (kind 0) and for replies.
+fn sessions() -> Vec<Session> {
+    const SLOT_BITS: u32 = 10; // sessions_max = 1024 in the node file
+    let ids = (1..1 << SLOT_BITS).flat_map(|slot| (0..4).map(move |kind| (1 << 2 | kind) << SLOT_BITS | slot));
+    ids.map(|id| Session { id, pinned: Endpoint::NONE, by_node: false }).collect()
+}
+
+/// Sends junk until told to stop; how many packets that was.
+fn flood(cable: &Cable, bed: &Bed, stop: &AtomicBool) -> Result<u64> {
+    let junk = with(packet(&frame(PINNED, 1, 0)), FRAME, &[0x55; 4]);
+    let run = GOOD_PER_SECOND * TIMES / 100;
+    let (begun, mut sent) = (Instant::now(), 0_u64);
+    while !stop.load(Ordering::Relaxed) {
+        cable.send(bed, &junk, run)?;
+        sent += u64::from(run);
+        let due = PERIOD * u32::try_from(sent / u64::from(run))?;
+        thread::sleep(due.saturating_sub(begun.elapsed()));
+    }
+    Ok(sent)
+}
+
+fn turn(bed: &Bed, cable: &Cable, node: &Node, core: usize, filtered: bool, flooded: bool) -> Result<Turn> {
+    let content = sessions();
+    let content = Content { sessions: &content, ..Content::default() };
+    let filter = filtered.then(|| Prefilter::attach(&cable.name(), &Config::default(), &content)).transpose()?;
+    let stop = AtomicBool::new(false);
+    let (report, sent) = thread::scope(|scope| {
+        let flood = flooded.then(|| {
+            scope.spawn(|| {
+                crate::pin(core)?;
+                flood(cable, bed, &stop)
+            })
+        });
+        let report = node.load(bed, core);
+        stop.store(true, Ordering::Relaxed);
+        let sent = flood.map_or(Ok(0), |flood| flood.join().expect("the flood does not panic"));
+        (report, sent)
+    });
+    let (report, sent) = (report?, sent?);
+    let junk = match &filter {
+        Some(filter) => filter.tables().counters()?.dropped(Reason::BadFrame),
+        None => sent,
+    };
+    filter.map(Prefilter::detach).transpose()?;
+    let number = |value: &Value| value.as_f64().with_context(|| format!("a number is missing in {report}"));
+    let offered = number(&report["offered_messages"])?;
+    Ok(Turn {
+        offered,
+        lost: offered - number(&report["received_copies"])?,
+        p99_us: number(&report["end_to_end_ns"]["p99"])? / 1e3,
+        junk_seen: junk as f64,
+    })
+}
+
+/// All scenes by turns; the object that is shown, with what is held to something in `rows`.
+pub(crate) fn rows(programs: &Path, cores: (usize, usize), turns: usize, done: &mut dyn FnMut(Value)) -> Result<Value> {
+    let bed = Bed::new()?;
+    let cable = bed.cable(0)?;
+    // Without a filter a veth polls, and takes what a program sends it, only if it joins packets.
+    tool(&format!("ethtool -K {} gro on", cable.name()))?;
+    // The other side's kernel leaves checksums to a device that nobody has.
+    bed.there(|| tool("ethtool -K them0 tx off"))?;
+    let node = Node::start(programs, cores)?;
+    let scenes = [(false, false), (false, true), (true, false), (true, true)];
+    let mut all = [const { Vec::new() }; 4];
+    for _ in 0..turns {
+        for ((filtered, flooded), turns) in scenes.into_iter().zip(&mut all) {
+            turns.push(turn(&bed, &cable, &node, cores.1, filtered, flooded)?);
+        }
+    }
+    let shown = |turns: &[Turn]| {
+        let of = |which: fn(&Turn) -> f64| turns.iter().map(which).collect::<Vec<_>>();
+        json!({
+            "offered": of(|turn| turn.offered).iter().sum::<f64>(),
+            "lost": of(|turn| turn.lost).iter().sum::<f64>(),
+            "p99_us": median(&of(|turn| turn.p99_us)),
+            "junk": of(|turn| turn.junk_seen).iter().sum::<f64>(),
+        })
+    };
+    let scenes: Vec<Value> = all.iter().map(|turns| shown(turns)).collect();
+    let growth = |quiet: usize, flooded: usize| {
+        let ratios = all[quiet].iter().zip(&all[flooded]).map(|(quiet, flooded)| flooded.p99_us / quiet.p99_us);
+        median(&ratios.collect::<Vec<_>>())
+    };
+    let lost = scenes[3]["lost"].as_f64().unwrap_or(f64::NAN);
+    let held = |case: &str, value: f64, limit: f64| json!({ "case": case, "value": value, "at_most": limit, "target": limit, "reached": value <= limit });
+    done(held("goodput: messages lost under the flood, filtered", lost, 0.0));
+    done(held("goodput: P99 under the flood over P99 without, filtered", growth(2, 3), P99_GROWTH));
+    Ok(json!({
+        "good_per_second": GOOD_PER_SECOND, "junk_times": TIMES,
+        "unfiltered": scenes[0], "unfiltered_flooded": scenes[1], "filtered": scenes[2], "filtered_flooded": scenes[3],
+        "p99_growth_unfiltered": growth(0, 1), "p99_growth_filtered": growth(2, 3),
+    }))
+}
