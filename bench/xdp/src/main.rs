@@ -7,7 +7,6 @@
 #![expect(clippy::print_stdout, reason = "the table is its output")]
 #![expect(
     clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
     reason = "lengths of packets and sizes of structures that the kernel takes as 32 bits"
 )]
 
