@@ -4,8 +4,11 @@ use crate::{Config, Content, Doing, Facts, LoaderError, Program, Result, Tables,
 use libbpf_rs::{Link, MapCore, MapHandle, Xdp, XdpFlags, libbpf_sys, query::LinkTypeInfo};
 use std::{
     fs, io,
-    os::fd::{AsFd, OwnedFd},
-    path::{Path, PathBuf},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::chown,
+    },
+    path::Path,
 };
 
 /// What was on the interface before.
@@ -41,13 +44,16 @@ pub struct Status {
     pub program: Facts,
 }
 
-/// The pre-filter of one interface. It stays there when this is dropped; only [`Prefilter::detach`] takes it off.
+/// The pre-filter of one interface. It stays there when this is dropped; only [`Prefilter::take_off`] takes it off.
 #[derive(Debug)]
 pub struct Prefilter {
     interface: String,
     ifindex: u32,
-    folder: PathBuf,
+    config: Config,
     program: Program,
+    /// What holds the program on the interface. Kept open, because opening it again from its pin takes rights that whoever
+    /// keeps a filter for long would rather give up.
+    link: Option<OwnedFd>,
     found: Found,
     why_generic: Option<String>,
 }
@@ -63,21 +69,34 @@ impl Prefilter {
     pub fn attach(interface: &str, config: &Config, content: &Content<'_>) -> Result<Self> {
         let ifindex = place::index_of(interface)?;
         let folder = place::make_folder(&config.pins, interface)?;
-        let (program, found, why_generic) = match attached(&folder.join(LINK), ifindex)? {
-            Some((link, program)) => {
-                let (program, found) = adopt(&link, program, config, content)?;
-                (program, found, None)
-            }
-            None => {
-                let program = Program::load(config, content)?;
-                let (link, why_generic) = create_link(&program, interface, ifindex, config.generic_allowed)?;
-                sys::pin(link.as_fd(), &folder.join(LINK))
-                    .doing(|| format!("the link cannot be pinned in {}", folder.display()))?;
-                (program, Found::Nothing, why_generic)
-            }
+        let Some((link, program)) = attached(&folder.join(LINK), ifindex)? else {
+            let mut new = Self::load(interface, config, content)?;
+            new.put_on()?;
+            return Ok(new);
         };
+        let (program, found) = adopt(&link, program, config, content)?;
         name_tables(program.tables(), &folder)?;
-        Ok(Self { interface: interface.to_owned(), ifindex, folder, program, found, why_generic })
+        let link = Some(held(&link)?);
+        Ok(Self {
+            interface: interface.to_owned(),
+            ifindex,
+            config: config.clone(),
+            program,
+            link,
+            found,
+            why_generic: None,
+        })
+    }
+
+    /// Loads the program and puts it nowhere yet: its tables can be kept, for [`Prefilter::put_on`] later.
+    ///
+    /// # Errors
+    /// A configuration that cannot be kept, no file system for pins, or the kernel refuses.
+    pub fn load(interface: &str, config: &Config, content: &Content<'_>) -> Result<Self> {
+        place::make_folder(&config.pins, interface)?;
+        let (program, interface) = (Program::load(config, content)?, interface.to_owned());
+        let (config, found) = (config.clone(), Found::Nothing);
+        Ok(Self { interface, ifindex: 0, config, program, link: None, found, why_generic: None })
     }
 
     /// Looks at what is attached, for tools; `None` if nothing of ours is.
@@ -87,9 +106,10 @@ impl Prefilter {
     pub fn open(interface: &str, pins: &Path) -> Result<Option<Self>> {
         let ifindex = place::index_of(interface)?;
         let folder = place::folder(pins, interface);
-        let Some((_, program)) = attached(&folder.join(LINK), ifindex)? else { return Ok(None) };
-        let interface = interface.to_owned();
-        Ok(Some(Self { interface, ifindex, folder, program, found: Found::Same, why_generic: None }))
+        let Some((link, program)) = attached(&folder.join(LINK), ifindex)? else { return Ok(None) };
+        let (interface, link) = (interface.to_owned(), Some(held(&link)?));
+        let config = Config { pins: pins.to_owned(), ..Config::default() };
+        Ok(Some(Self { interface, ifindex, config, program, link, found: Found::Same, why_generic: None }))
     }
 
     /// What was on the interface before.
@@ -124,28 +144,110 @@ impl Prefilter {
             libbpf_sys::XDP_ATTACHED_HW => Mode::Offloaded,
             _ => return Err(LoaderError(format!("{} has no XDP program any more; attach anew", self.interface))),
         };
-        Ok(Status { mode, program: self.program.facts()? })
+        let program = self.program.facts()?;
+        if ![asked.prog_id, asked.drv_prog_id, asked.skb_prog_id, asked.hw_prog_id].contains(&program.program_id) {
+            return Err(LoaderError(format!(
+                "{} has an XDP program that is not this one; attach anew",
+                self.interface
+            )));
+        }
+        Ok(Status { mode, program })
     }
 
-    /// Takes the program off the interface and removes all pins. Packets go to the kernel from then on.
+    /// What the kernel says of the program, whether it is on the interface or not.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    pub fn facts(&self) -> Result<Facts> {
+        self.program.facts()
+    }
+
+    /// Puts the program, with its tables as they are, onto the interface again: after [`Prefilter::take_off`], or when the
+    /// interface went away and came back. Needs no more than CAP_BPF and CAP_NET_ADMIN.
+    ///
+    /// # Errors
+    /// As with [`Prefilter::attach`].
+    pub fn put_on(&mut self) -> Result<()> {
+        let ifindex = place::index_of(&self.interface)?;
+        let folder = place::make_folder(&self.config.pins, &self.interface)?;
+        let pin = folder.join(LINK);
+        let link = match pinned(&pin, ifindex)? {
+            Some(link) => {
+                sys::link_update(link.as_fd(), self.program.as_fd())
+                    .doing(|| "the attached program cannot be replaced and goes on".to_owned())?;
+                held(&link)?
+            }
+            None => {
+                let (link, why_generic) = create_link(&self.program, &self.interface, ifindex, &self.config)?;
+                sys::pin(link.as_fd(), &pin).doing(|| format!("the link cannot be pinned in {}", folder.display()))?;
+                self.why_generic = why_generic;
+                link
+            }
+        };
+        (self.ifindex, self.link) = (ifindex, Some(link));
+        name_tables(self.program.tables(), &folder)
+    }
+
+    /// Takes the program off the interface and removes all pins; the program and its tables stay with this value. Packets
+    /// go to the kernel from then on.
     ///
     /// # Errors
     /// The kernel refuses, or a pin cannot be removed.
-    pub fn detach(self) -> Result<()> {
+    pub fn take_off(&mut self) -> Result<()> {
+        let folder = place::folder(&self.config.pins, &self.interface);
         // Removing the pin alone would end the link too, but at a later time of the kernel's choice.
-        if let Some((link, _)) = attached(&self.folder.join(LINK), self.ifindex)? {
-            link.detach().doing(|| format!("the program cannot be taken off {}", self.interface))?;
+        if let Some(link) = self.link.take()
+            && let Err(error) = sys::link_detach(link.as_fd())
+        {
+            let text = format!("the program cannot be taken off {}: {error}", self.interface);
+            self.link = Some(link);
+            return Err(LoaderError(text));
         }
         // A loader that dies from here on leaves names of nothing, which the next one removes or gives anew.
         for name in self.tables().all().map(|(name, _)| name).into_iter().chain([LINK]) {
-            remove(&self.folder.join(name))?;
+            remove(&folder.join(name))?;
         }
-        fs::remove_dir(&self.folder).doing(|| format!("{} cannot be removed", self.folder.display()))
+        fs::remove_dir(&folder).doing(|| format!("{} cannot be removed", folder.display()))
+    }
+
+    /// Takes the program off, as [`Prefilter::take_off`], for good.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn detach(mut self) -> Result<()> {
+        self.take_off()
+    }
+
+    /// Gives the pins and their folders to a user, for a process that goes on as that user.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn give_pins_to(&self, uid: u32, gid: u32) -> Result<()> {
+        let folder = place::folder(&self.config.pins, &self.interface);
+        let names = self.tables().all().map(|(name, _)| folder.join(name));
+        let paths = names.into_iter().chain([folder.join(LINK), folder.clone(), self.config.pins.clone()]);
+        for path in paths.filter(|path| path.exists()) {
+            chown(&path, Some(uid), Some(gid)).doing(|| format!("{} cannot be given away", path.display()))?;
+        }
+        Ok(())
     }
 }
 
-/// The link that is pinned for this interface, and its program. A pin that outlived its interface is removed.
+/// The descriptor of a link, for as long as it is wanted.
+fn held(link: &Link) -> Result<OwnedFd> {
+    link.as_fd().try_clone_to_owned().doing(|| "the link's descriptor".to_owned())
+}
+
+/// The link that is pinned for this interface, and its program.
 fn attached(pin: &Path, ifindex: u32) -> Result<Option<(Link, Program)>> {
+    let Some(link) = pinned(pin, ifindex)? else { return Ok(None) };
+    let info = link.info().doing(|| format!("the link {} cannot be described", pin.display()))?;
+    let program = Program::from_id(info.prog_id)?;
+    Ok(Some((link, program)))
+}
+
+/// The link that is pinned for this interface. A pin that outlived its interface is removed.
+fn pinned(pin: &Path, ifindex: u32) -> Result<Option<Link>> {
     if !pin.exists() {
         return Ok(None);
     }
@@ -153,9 +255,8 @@ fn attached(pin: &Path, ifindex: u32) -> Result<Option<(Link, Program)>> {
     let info = link.info().doing(|| format!("the link {} cannot be described", pin.display()))?;
     match info.info {
         LinkTypeInfo::Xdp(xdp) if xdp.ifindex == ifindex => {
-            let program = Program::from_id(info.prog_id)?;
-            ensure_here(pin, &program, ifindex, info.prog_id)?;
-            Ok(Some((link, program)))
+            ensure_here(pin, &link, ifindex, info.prog_id)?;
+            Ok(Some(link))
         }
         _ => {
             remove(pin)?;
@@ -166,9 +267,9 @@ fn attached(pin: &Path, ifindex: u32) -> Result<Option<(Link, Program)>> {
 
 /// Names and numbers of interfaces repeat between network namespaces that share a folder of pins, and a link does not say
 /// which namespace it is in: so the interface itself is asked.
-fn ensure_here(pin: &Path, program: &Program, ifindex: u32, program_id: u32) -> Result<()> {
+fn ensure_here(pin: &Path, link: &Link, ifindex: u32, program_id: u32) -> Result<()> {
     let number = i32::try_from(ifindex).doing(|| "the interface's number".to_owned())?;
-    let here = Xdp::new(program.as_fd()).query_id(number, XdpFlags::NONE);
+    let here = Xdp::new(link.as_fd()).query_id(number, XdpFlags::NONE);
     let here = here.doing(|| format!("interface {ifindex} cannot be asked for its XDP program"))?;
     if here == program_id {
         return Ok(());
@@ -192,21 +293,31 @@ fn adopt(link: &Link, attached: Program, config: &Config, content: &Content<'_>)
     Ok((program, found))
 }
 
-/// The link, and why it is generic if it is.
-fn create_link(program: &Program, interface: &str, ifindex: u32, generic: bool) -> Result<(OwnedFd, Option<String>)> {
-    let native = match sys::link_create(program.as_fd(), ifindex, libbpf_sys::XDP_FLAGS_DRV_MODE) {
-        Ok(link) => return Ok((link, None)),
-        Err(error) if is_taken(&error) => return Err(taken(interface)),
-        Err(error) => error,
-    };
-    let why = format!("the driver of {interface} takes no XDP program ({native})");
-    if !generic {
-        return Err(LoaderError(format!("{why}; lower its MTU, or allow generic XDP")));
-    }
-    match sys::link_create(program.as_fd(), ifindex, libbpf_sys::XDP_FLAGS_SKB_MODE) {
-        Ok(link) => Ok((link, Some(why))),
+/// The link, and why it is generic if it is and need not be.
+fn create_link(program: &Program, interface: &str, ifindex: u32, config: &Config) -> Result<(OwnedFd, Option<String>)> {
+    let attempt = |flags| match sys::link_create(program.as_fd(), ifindex, flags) {
+        Ok(link) => Ok(Ok(link)),
         Err(error) if is_taken(&error) => Err(taken(interface)),
-        Err(error) => Err(LoaderError(format!("{why}, and the kernel refuses generic XDP: {error}"))),
+        Err(error) => Ok(Err(error)),
+    };
+    let mut why = None;
+    if config.native_allowed {
+        let error = match attempt(libbpf_sys::XDP_FLAGS_DRV_MODE)? {
+            Ok(link) => return Ok((link, None)),
+            Err(error) => error,
+        };
+        why = Some(format!("the driver of {interface} takes no XDP program ({error})"));
+        if !config.generic_allowed {
+            let why = why.unwrap_or_default();
+            return Err(LoaderError(format!("{why}; lower its MTU, or allow generic XDP")));
+        }
+    }
+    match attempt(libbpf_sys::XDP_FLAGS_SKB_MODE)? {
+        Ok(link) => Ok((link, why)),
+        Err(error) => {
+            let why = why.map_or_else(|| interface.to_owned(), |why| format!("{why}, and"));
+            Err(LoaderError(format!("{why}: the kernel refuses generic XDP: {error}")))
+        }
     }
 }
 

@@ -50,6 +50,8 @@ pub struct Config {
     pub seed: u64,
     /// Goes into the layout: a program of another generation gets new tables, with what is given, and takes over none.
     pub generation: u32,
+    /// Whether native XDP is tried. Without it everything is generic, which is for finding out what native XDP changes.
+    pub native_allowed: bool,
     /// Whether generic XDP will do where the driver has no native one. It comes behind the allocation of the packet's
     /// buffer and so saves much less, but the ledger and the verdicts are the same.
     pub generic_allowed: bool,
@@ -68,6 +70,7 @@ impl Default for Config {
             unpinned_rate: None,
             seed: 0,
             generation: 0,
+            native_allowed: true,
             generic_allowed: true,
             pins: PathBuf::from("/sys/fs/bpf/tachyon"),
         }

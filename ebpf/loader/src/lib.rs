@@ -17,7 +17,7 @@
 //! any number may read. All it asks of the kernel needs root, or CAP_NET_ADMIN and CAP_SYS_ADMIN: CAP_BPF will not do,
 //! because maps are opened by their numbers, also those of a program that was just loaded.
 //!
-//! `unsafe` is in one file, `sys.rs`: seven calls that libbpf's safe interface does not have.
+//! `unsafe` is in one file, `sys.rs`: eight calls that libbpf's safe interface does not have.
 #![deny(unsafe_code)]
 
 mod attach;

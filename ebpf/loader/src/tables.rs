@@ -81,6 +81,17 @@ impl TopicBlocks {
     /// Every topic passes.
     pub const ALL: Self = Self([u64::MAX; WORDS]);
 
+    /// How many blocks pass.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.0.iter().map(|word| word.count_ones()).sum()
+    }
+
+    /// Lets everything pass that another map lets pass.
+    pub fn allow_all_of(&mut self, other: &Self) {
+        self.0.iter_mut().zip(&other.0).for_each(|(word, more)| *word |= more);
+    }
+
     /// Lets a topic pass, and with it the others of its block. Ids beyond the last slot change nothing.
     pub fn allow(&mut self, topic_id: u32) {
         let block = topic_id / contract::TOPIC_BLOCK;
@@ -179,6 +190,19 @@ impl Tables {
     pub fn session_remove(&self, id: u32) -> Result<bool> {
         removed(self.sessions.delete(&id.to_ne_bytes()))
             .doing(|| format!("session {id} cannot be ended in the pre-filter"))
+    }
+
+    /// Ends every session. Says how many there were.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn sessions_clear(&self) -> Result<usize> {
+        // Collected first: whoever deletes the key that an iteration stands on starts it anew.
+        let ids: Vec<Vec<u8>> = self.sessions.keys().collect();
+        for id in &ids {
+            removed(self.sessions.delete(id)).doing(|| "the sessions of the pre-filter cannot be ended".to_owned())?;
+        }
+        Ok(ids.len())
     }
 
     /// Puts another deny list in force, whole: it is made beside the one in force, which one write then replaces.
