@@ -5,6 +5,17 @@ use std::{os::fd::OwnedFd, sync::Arc};
 /// Headers that nearly every packet has: Ethernet 14, IPv4 20, UDP 8.
 const USUAL_HEADER_BYTES: u32 = 42;
 
+/// Under which key an interface's XDP program looks for a socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MapKey {
+    /// The receive queue. Frames of another worker's shards come to it too, and end there.
+    #[default]
+    Queue,
+    /// The receive queue times this many shards, and the shard; a socket has one key for each shard of its worker. Frames of
+    /// another worker's shards find no socket, and pass to the kernel.
+    QueueAndShard(u16),
+}
+
 /// One port as it is configured: an interface of the kernel, which keeps its addresses, routes and neighbours.
 #[derive(Clone, Debug)]
 pub struct PortConfig {
@@ -14,9 +25,11 @@ pub struct PortConfig {
     pub interface: String,
     /// Worker n owns the receive and transmit queue with this number + n.
     pub first_queue: u32,
-    /// The `XSKMAP` by which the interface's XDP program finds our sockets: the key is the receive queue's number. Interfaces
-    /// with the same queue numbers need maps of their own. `None` leaves it to somebody else, and until then nothing comes.
+    /// The `XSKMAP` by which the interface's XDP program finds our sockets, see [`MapKey`]. Interfaces with the same queue
+    /// numbers need maps of their own. `None` leaves it to somebody else, and until then nothing comes.
     pub xskmap: Option<Arc<OwnedFd>>,
+    /// Its keys.
+    pub map_key: MapKey,
     /// Have the kernel copy packets even where the device could use our memory.
     pub force_copy: bool,
     /// Send packets in one piece even where they could have several.
@@ -36,6 +49,7 @@ impl PortConfig {
             interface: interface.to_owned(),
             first_queue: 0,
             xskmap,
+            map_key: MapKey::Queue,
             force_copy: false,
             force_one_piece: false,
             udp_checksum: false,

@@ -43,7 +43,7 @@ mod socket;
 mod wires;
 
 pub use buffers::HEADROOM_BYTES;
-pub use config::{AfxdpConfig, PortConfig};
+pub use config::{AfxdpConfig, MapKey, PortConfig};
 pub use port::AfxdpSeat;
 pub use ports::AfxdpPorts;
 pub use queue::AfxdpQueue;

@@ -1,7 +1,7 @@
 //! The cold side: looks after interfaces, opens and closes sockets, finds neighbours, and says how all of it is.
 
 use crate::{
-    AfxdpConfig, AfxdpSeat, PORTS_MAX, PortConfig,
+    AfxdpConfig, AfxdpSeat, MapKey, PORTS_MAX, PortConfig,
     buffers::Layout,
     calls,
     netlink::{Link, Netlink},
@@ -71,6 +71,8 @@ struct Desk {
     link: Option<Link>,
     interface: Interface,
     stopped: bool,
+    /// The shards of each worker.
+    shards: Vec<Vec<u16>>,
     /// By worker.
     held: Vec<Held>,
     /// What each worker was told last.
@@ -163,6 +165,7 @@ impl AfxdpPorts {
             link: None,
             interface,
             stopped: false,
+            shards: self.config.shards.clone(),
             held: (0..workers).map(|_| Held::Nobody).collect(),
             told: vec![None; workers],
             why: String::new(),
@@ -173,6 +176,18 @@ impl AfxdpPorts {
         desk.see(&mut self.netlink, Some(link));
         desk.told.fill(Some((desk.interface.clone(), true)));
         Ok(desk)
+    }
+
+    /// Largest frame in bytes, header included, that fits every packet of every port now, in whole lines.
+    #[must_use]
+    pub fn frame_bytes_max(&self) -> u32 {
+        let room = |desk: &Desk| {
+            // Every interface has a link-local address, which nobody subscribes from.
+            let counts = |ip: IpAddr| matches!(ip, IpAddr::V6(ip) if !ip.is_unicast_link_local());
+            let has_v6 = desk.interface.networks.iter().any(|network| counts(network.ip));
+            u32::from(desk.interface.mtu).saturating_sub(if has_v6 { 48 } else { 28 }) / 64 * 64
+        };
+        self.desks.iter().map(room).min().unwrap_or(0)
     }
 
     /// What worker `worker` opens its queue with; once each.
@@ -249,7 +264,7 @@ impl AfxdpPorts {
                 let Some(desk) = desks.get_mut(usize::from(*port)) else { continue };
                 match answer {
                     Answer::Opened(_, plan, Some((fd, zero_copy))) => {
-                        desk.register(&plan, &fd);
+                        desk.register(worker, &plan, &fd);
                         desk.held[worker] = Held::Open(Open::new(plan, fd, zero_copy, *now_ns));
                     }
                     Answer::Opened(_, plan, None) => desk.held[worker] = Held::Absent(plan, *now_ns),
@@ -312,7 +327,7 @@ impl AfxdpPorts {
                         Held::Absent(plan, now_ns)
                     }
                     Held::Absent(plan, due_ns) if runs && now_ns >= due_ns => {
-                        desk.open(plan, port, wires, &mut self.said, now_ns)
+                        desk.open(plan, (port, worker), wires, &mut self.said, now_ns)
                     }
                     held => held,
                 };
@@ -385,10 +400,18 @@ impl Desk {
     }
 
     /// Puts a socket where the XDP program finds it.
-    fn register(&mut self, plan: &SocketPlan, fd: &OwnedFd) {
+    fn register(&mut self, worker: usize, plan: &SocketPlan, fd: &OwnedFd) {
         self.why.clear();
         let Some(map) = &self.config.xskmap else { return };
-        if let Err(error) = calls::put_into_map(map.as_fd(), plan.queue, fd.as_fd()) {
+        let keys = match self.config.map_key {
+            MapKey::Queue => vec![plan.queue],
+            MapKey::QueueAndShard(count) => {
+                let key = |shard: &u16| plan.queue * u32::from(count) + u32::from(*shard);
+                self.shards[worker].iter().map(key).collect()
+            }
+        };
+        let put = |key: u32| calls::put_into_map(map.as_fd(), key, fd.as_fd());
+        if let Some(error) = keys.into_iter().find_map(|key| put(key).err()) {
             self.why = format!(
                 "the XDP program cannot be told of queue {}: {error}; give it a larger map, and us CAP_BPF or the map's owner",
                 plan.queue
@@ -408,7 +431,14 @@ impl Desk {
         }
     }
 
-    fn open(&mut self, plan: SocketPlan, port: u8, wires: &mut DeskWires, said: &mut Vec<Said>, now_ns: u64) -> Held {
+    fn open(
+        &mut self,
+        plan: SocketPlan,
+        (port, worker): (u8, usize),
+        wires: &mut DeskWires,
+        said: &mut Vec<Said>,
+        now_ns: u64,
+    ) -> Held {
         let plan = SocketPlan { interface: self.index(), packet_bytes: packet_bytes(&self.interface), ..plan };
         let mut notes = Vec::new();
         let later = Held::Absent(plan, now_ns + RETRY_NS);
@@ -427,7 +457,7 @@ impl Desk {
         }
         let name = &self.config.name;
         said.extend(notes.into_iter().map(|note| Said { is_error: false, text: format!("port {name}: {note}") }));
-        self.register(&plan, &fd);
+        self.register(worker, &plan, &fd);
         Held::Open(Open::new(plan, fd, zero_copy, now_ns))
     }
 

@@ -18,7 +18,7 @@ use tachyon_driver_api::{
     BURST_MAX, Buffer, Completion, CompletionBatch, Pool, QueueStats, RxBatch, RxQueue, Transmit, TxBatch, TxQueue,
 };
 use tachyon_driver_ether::{Hop, Neighbours, Network};
-use tachyon_wire::Reason;
+use tachyon_wire::{Endpoint, Reason};
 
 /// Most packets of one port in one turn where there are several, so that none waits for another's flood.
 const SHARE: usize = 32;
@@ -118,6 +118,14 @@ impl AfxdpQueue {
         {
             self.buffers.put_spare(number);
         }
+    }
+
+    /// Whether a frame to this destination would leave: its neighbour is known, and the port it is at can send.
+    #[inline]
+    #[must_use]
+    pub fn reaches(&self, to: &Endpoint) -> bool {
+        let lane = self.neighbours.peek(&to.ip).and_then(|hop| self.lanes.get(usize::from(hop.port())));
+        lane.is_some_and(Lane::can_send)
     }
 
     /// Calls the kernel once, if one of the sockets wants it.

@@ -69,6 +69,17 @@ impl Neighbours {
         self.slots.get(self.last)?.as_ref().map(|(_, hop)| hop)
     }
 
+    /// The same for whoever only looks: the address that was asked for last is not remembered.
+    #[inline]
+    #[must_use]
+    pub fn peek(&self, to: &[u8; 16]) -> Option<&Hop> {
+        let at = match self.slots.get(self.last) {
+            Some(Some((key, _))) if key == to => self.last,
+            _ => self.search(to),
+        };
+        self.slots.get(at)?.as_ref().map(|(_, hop)| hop)
+    }
+
     /// Where an address is, or the empty slot where it would be.
     #[inline]
     fn search(&self, to: &[u8; 16]) -> usize {
