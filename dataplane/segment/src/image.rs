@@ -23,6 +23,11 @@ pub fn seal_image(bytes: &[u8]) -> io::Result<OwnedFd> {
     if bytes.len() > IMAGE_BYTES_MAX {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, size_text(bytes.len() as u64)));
     }
+    seal(bytes)
+}
+
+/// The same for whatever may be empty.
+pub(crate) fn seal(bytes: &[u8]) -> io::Result<OwnedFd> {
     let fd = memfd_create("tachyon-ruleset", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     let mut file = File::from(fd);
     file.write_all(bytes)?;

@@ -1,6 +1,15 @@
 //! A pre-filter as it is told to control: one record for each interface that has one, or could have.
 
 use super::records::{LAYOUT, check_layout, put_text, text};
+use crate::{
+    SealedImage,
+    image::{self, IMAGE_BYTES_MAX},
+};
+use rustix::fs::fstat;
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+};
 use tachyon_wire::reason::REASON_SLOTS;
 use zerocopy::{
     FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned,
@@ -191,6 +200,32 @@ impl Prefix {
         Some(Self { ip: (u128::from_be_bytes(octets) & kept).to_be_bytes(), bits })
     }
 
+    /// Seals a list for `Request::Denied`. It may be empty, which a ruleset may not.
+    ///
+    /// # Errors
+    /// `InvalidInput` if it is longer than [`IMAGE_BYTES_MAX`]; otherwise what the kernel says.
+    pub fn seal(list: &[Self]) -> io::Result<OwnedFd> {
+        let bytes = list.as_bytes();
+        if bytes.len() > IMAGE_BYTES_MAX {
+            let text = format!("a list of {} prefixes is longer than {IMAGE_BYTES_MAX} bytes", list.len());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        image::seal(bytes)
+    }
+
+    /// Takes a list that [`Prefix::seal`] made, whole.
+    ///
+    /// # Errors
+    /// `InvalidData` if it is not sealed, or no such list; otherwise what the kernel says.
+    pub fn unseal(fd: impl AsFd) -> io::Result<Vec<Self>> {
+        if fstat(&fd)?.st_size == 0 {
+            return Ok(Vec::new()); // nothing can be changed in nothing, and it cannot be mapped
+        }
+        let sealed = SealedImage::adopt(fd)?;
+        let list = Self::list(sealed.as_ref()).map(<[Self]>::to_vec);
+        list.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "this is no list of prefixes"))
+    }
+
     /// All prefixes of a sealed list; `None` if it is no such list.
     #[must_use]
     pub fn list(bytes: &[u8]) -> Option<&[Self]> {
@@ -225,6 +260,11 @@ mod tests {
         assert_eq!(Prefix::list(&bytes).unwrap().len(), 2);
         assert_eq!(Prefix::list(&[]).unwrap().len(), 0);
         assert!(Prefix::list(&bytes[1..]).is_none());
+        for list in [&[][..], &[good], &[good, good]] {
+            assert_eq!(Prefix::unseal(Prefix::seal(list).unwrap()).unwrap(), list);
+        }
+        assert!(Prefix::unseal(image::seal(&bytes[1..]).unwrap()).is_err());
+        assert!(Prefix::unseal(std::fs::File::open("/proc/self/exe").unwrap()).is_err(), "not sealed");
         for (at, value) in [(15, 1), (16, 129)] {
             let mut bad = bytes.clone();
             bad[at] = value;
