@@ -14,6 +14,8 @@ pub enum Driver {
     Uring,
     /// Devices that the workers own, through DPDK.
     Dpdk,
+    /// Queues of interfaces that stay with the kernel, through XDP sockets.
+    Afxdp,
     /// `RoCE` v2 through verbs, to peers that agreed on a lane.
     Rdma,
 }
@@ -25,6 +27,7 @@ impl Driver {
         match self {
             Self::Uring => "uring",
             Self::Dpdk => "dpdk",
+            Self::Afxdp => "afxdp",
             Self::Rdma => "rdma",
         }
     }
@@ -49,7 +52,9 @@ impl Drivers {
 
     fn new<E: Error>(list: Vec<Driver>) -> Result<Self, E> {
         if list.is_empty() {
-            return Err(E::custom("no driver at all: choose one or more of \"rdma\", \"dpdk\" and \"uring\""));
+            return Err(E::custom(
+                "no driver at all: choose one or more of \"rdma\", \"dpdk\", \"afxdp\" and \"uring\"",
+            ));
         }
         match list.iter().enumerate().find(|(index, driver)| list[..*index].contains(driver)) {
             Some((_, twice)) => Err(E::custom(format!("{} is there twice: choose one place for it", twice.name()))),

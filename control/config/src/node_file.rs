@@ -4,8 +4,8 @@
 //! defaults and is the manual. Ranges are checked while a value is read, so that a complaint points at it.
 
 use crate::{
-    Diagnostic, DpdkSection, Driver, Drivers, PortSection, RdmaSection, Severity, Source, ports::MTU_DEFAULT,
-    ports_check, read,
+    AfxdpSection, Diagnostic, DpdkSection, Driver, Drivers, PortSection, PrefilterSection, RdmaSection, Severity,
+    Source, ports::MTU_DEFAULT, ports_check, prefilter, read,
 };
 use serde::{Deserialize, Deserializer, de::Error};
 use std::{net::IpAddr, ops::Range, path::PathBuf};
@@ -33,6 +33,11 @@ pub struct NodeFile {
     pub dpdk: DpdkSection,
     /// The devices of DPDK, in order; none without it.
     pub ports: Vec<PortSection>,
+    /// Interfaces that have a pre-filter.
+    #[serde(rename = "prefilter")]
+    pub prefilters: Vec<PrefilterSection>,
+    /// XDP sockets; only read with `"afxdp"` among the drivers.
+    pub afxdp: AfxdpSection,
 }
 
 /// Folders and users.
@@ -43,6 +48,8 @@ pub struct NodeSection {
     pub state_dir: PathBuf,
     /// Where the Unix socket for control lies; made if missing.
     pub run_dir: PathBuf,
+    /// Where pre-filters are held for as long as nobody takes them off: a folder on a bpf file system; made if missing.
+    pub filter_dir: PathBuf,
     /// The user to become once everything is open, by name or number; needs a start as root. `None`: stay who we are.
     pub user: Option<String>,
     /// A further user, by name or number, whose processes may connect as control; root and the node's own user always may.
@@ -196,7 +203,13 @@ pub struct LimitsSection {
 
 impl Default for NodeSection {
     fn default() -> Self {
-        Self { state_dir: "/var/lib/tachyon".into(), run_dir: "/run/tachyon".into(), user: None, control_user: None }
+        Self {
+            state_dir: "/var/lib/tachyon".into(),
+            run_dir: "/run/tachyon".into(),
+            filter_dir: "/sys/fs/bpf/tachyon".into(),
+            user: None,
+            control_user: None,
+        }
     }
 }
 
@@ -388,6 +401,7 @@ impl NodeFile {
                 format!("choose {} or more", needed.next_multiple_of(64)),
             )?;
         }
+        prefilter::check(self)?;
         ports_check::check(self)
     }
 
@@ -453,6 +467,7 @@ impl NodeFile {
                 let ports = u32::try_from(self.ports.len()).unwrap_or(u32::MAX);
                 (2 * (ports.saturating_mul(ring) + DPDK_KEPT)).next_multiple_of(1_024)
             }
+            Driver::Afxdp => self.afxdp_buffers(),
             Driver::Rdma => (2 * (self.rdma.receive_depth + self.rdma.send_depth)).next_multiple_of(1_024),
         };
         let most = || self.network.driver.list().iter().map(need).max();
@@ -460,18 +475,26 @@ impl NodeFile {
     }
 
     /// Bytes of a buffer: as the file says, or what the driver needs that needs most. An odd number of lines by default, so that
-    /// the starts of neighbours fall into different sets of a cache.
+    /// the starts of neighbours fall into different sets of a cache; with afxdp it is what fits the kernel's pages.
     #[must_use]
     pub fn buffer_bytes(&self) -> u32 {
         let drivers = &self.network.driver;
         let need = |driver: &Driver| match driver {
-            // Beside dpdk, which cannot count buffers of 64 KiB, sockets get what a frame needs.
-            Driver::Uring if drivers.has(Driver::Dpdk) => self.frame_bytes_max() + DRIVER_BYTES,
+            // Beside dpdk, which cannot count buffers of 64 KiB, and beside afxdp, which would fill them with a packet each,
+            // sockets get what a frame needs.
+            Driver::Uring if drivers.has(Driver::Dpdk) || drivers.has(Driver::Afxdp) => {
+                self.frame_bytes_max() + DRIVER_BYTES
+            }
             Driver::Uring => URING_BUFFER_BYTES,
             Driver::Dpdk => self.packet_buffer_bytes().max(PACKET_LINES_MIN * 64),
+            Driver::Afxdp => self.afxdp_buffer_bytes(DRIVER_BYTES),
             Driver::Rdma => self.rdma.buffer_bytes().max(PACKET_LINES_MIN * 64),
         };
-        let most = || drivers.list().iter().map(need).max().map(|bytes| (bytes.div_ceil(64) | 1) * 64);
+        let sized = |bytes: u32| match drivers.has(Driver::Afxdp) {
+            true => prefilter::chunk_bytes(bytes),
+            false => (bytes.div_ceil(64) | 1) * 64,
+        };
+        let most = || drivers.list().iter().map(need).max().map(sized);
         self.memory.buffer_bytes.or_else(most).unwrap_or(URING_BUFFER_BYTES)
     }
 
@@ -599,7 +622,7 @@ mod tests {
         assert!(commented.iter().all(|key| DEFAULT_NODE_FILE.contains(key)));
         assert_eq!(
             keys + commented.len(),
-            4 + 9 + 7 + 5 + 6 + 19 + 4,
+            5 + 9 + 7 + 5 + 6 + 19 + 4 + 6,
             "a key is missing in node.toml, or its number here"
         );
     }
