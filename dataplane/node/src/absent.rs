@@ -94,6 +94,118 @@ pub(crate) mod dpdk {
     }
 }
 
+/// Stands for the module of AF_XDP.
+#[cfg(not(feature = "xdp"))]
+pub(crate) mod afxdp {
+    use super::Absent;
+    use crate::{filters::Filters, topology::Plan};
+    use tachyon_config::NodeFile;
+    use tachyon_driver_api::Ports;
+
+    pub(crate) type Cold = Absent;
+    pub(crate) type Seat = Absent;
+
+    pub(crate) const HEADROOM_BYTES: u32 = 0;
+
+    pub(crate) fn open(_: &NodeFile, _: &Plan, _: &Filters) -> anyhow::Result<Cold> {
+        anyhow::bail!("this tachyond was built without XDP; build it with --features xdp")
+    }
+
+    pub(crate) fn seat(ports: &mut Cold, _: u16) -> anyhow::Result<Seat> {
+        match *ports {}
+    }
+
+    pub(crate) fn frame_bytes_max(ports: &Cold) -> u32 {
+        match *ports {}
+    }
+
+    pub(crate) fn title(ports: &mut Cold) -> String {
+        match *ports {}
+    }
+
+    pub(crate) fn cold(ports: Cold) -> Box<dyn Ports> {
+        match ports {}
+    }
+}
+
+/// Stands for the pre-filters: there is none, and so nothing to do.
+#[cfg(not(feature = "xdp"))]
+pub(crate) mod filters {
+    use crate::{sandbox::User, worker::Image};
+    use std::path::PathBuf;
+    use tachyon_config::NodeFile;
+    use tachyon_segment::handover::{FilterStatus, Prefix};
+    use tachyon_wire::command::OpenSession;
+
+    #[derive(Debug)]
+    pub(crate) struct Filters;
+
+    const NONE: &str = "this tachyond was built without pre-filters; build it with --features xdp";
+
+    impl Filters {
+        #[cfg(test)]
+        pub(crate) const fn none() -> Self {
+            Self
+        }
+
+        pub(crate) fn open(file: &NodeFile, _: u64, _: Option<User>, degraded: &mut Vec<String>) -> Self {
+            let without = |section: &tachyon_config::PrefilterSection| {
+                format!("{} has no pre-filter, everything passes: {NONE}", section.interface)
+            };
+            degraded.extend(file.prefilters.iter().map(without));
+            Self
+        }
+
+        pub(crate) const fn rights(&self) -> rustix::thread::CapabilitySet {
+            rustix::thread::CapabilitySet::empty()
+        }
+
+        pub(crate) const fn folders(&self) -> Vec<PathBuf> {
+            Vec::new()
+        }
+
+        #[expect(clippy::unused_self, clippy::needless_pass_by_ref_mut, reason = "as where there are some")]
+        pub(crate) fn open_session(&mut self, _: &OpenSession) -> Result<(), String> {
+            Ok(())
+        }
+
+        pub(crate) fn close_session(&mut self, _: u32, _: Vec<u64>) {}
+
+        #[expect(clippy::unused_self, clippy::needless_pass_by_ref_mut, reason = "as where there are some")]
+        pub(crate) fn widen(&mut self, _: &Image) -> Result<(), String> {
+            Ok(())
+        }
+
+        pub(crate) fn narrow(&mut self, _: &Image, _: Vec<u64>) {}
+
+        pub(crate) fn settle(&mut self, _: impl Fn(&[u64]) -> bool) {}
+
+        pub(crate) fn deny(&mut self, list: &[Prefix]) -> Result<(), String> {
+            if list.is_empty() { Ok(()) } else { Err(NONE.to_owned()) }
+        }
+
+        pub(crate) fn attach(&mut self, _: &str) -> Result<(), String> {
+            Err(NONE.to_owned())
+        }
+
+        pub(crate) fn detach(&mut self, _: &str) -> Result<(), String> {
+            Err(NONE.to_owned())
+        }
+
+        pub(crate) fn status(&mut self, _: u32) -> Option<(FilterStatus, u16)> {
+            None
+        }
+
+        pub(crate) fn tick(&mut self, _: u64) {}
+
+        pub(crate) const fn said(&mut self) -> Vec<String> {
+            Vec::new()
+        }
+
+        pub(crate) fn stop(&mut self) {}
+    }
+}
+
 /// Stands for the module of RDMA.
 #[cfg(not(feature = "verbs"))]
 pub(crate) mod rdma {

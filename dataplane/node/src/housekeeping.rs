@@ -4,6 +4,7 @@
 //! stood still, they would go on with the rules and leases they have.
 
 use crate::{
+    filters::Filters,
     leases::{Couriers, INTERVAL_NS, Leases},
     port_desk::{NoLane, PortDesk},
     state::StateFolder,
@@ -30,11 +31,11 @@ use std::{
 use tachyon_driver_api::PortError;
 use tachyon_segment::{
     SealedImage, StatsSegment, WorkerState, WorkerStatus,
-    handover::{Accepted, Connection, Hello, Incoming, LaneRequest, Listener, Reply, Request},
+    handover::{Accepted, Connection, Hello, Incoming, LaneRequest, Listener, Prefix, Reply, Request},
 };
 use tachyon_wire::{
     Message, Reason,
-    command::{AddSubscriber, Command, Demand, Lease},
+    command::{AddSubscriber, Command, Demand, Lease, OpenSession},
     image::ImageHeader,
 };
 use zerocopy::FromBytes;
@@ -116,6 +117,7 @@ pub(crate) struct Housekeeping {
     pub(crate) desks: Vec<Desk>,
     pub(crate) leases: Leases,
     pub(crate) ports: PortDesk,
+    pub(crate) filters: Filters,
     pub(crate) clock: Clock,
     /// The ruleset in force.
     pub(crate) current: Option<Image>,
@@ -136,6 +138,7 @@ impl Housekeeping {
             self.serve();
             if Instant::now() >= next {
                 self.collect();
+                self.look_after_filters();
                 self.ports.tick(self.clock.tick_ns());
                 for said in self.ports.said() {
                     self.voice.say("device", &said.text, &[("is_error", json!(said.is_error))]);
@@ -148,6 +151,24 @@ impl Housekeeping {
             if let Some(thread) = self.desks[worker].thread.take() {
                 self.note_end(worker, thread);
             }
+        }
+        self.filters.stop();
+        self.say_of_filters();
+    }
+
+    /// Does in the filters what waited for the workers, and looks whether they are there.
+    fn look_after_filters(&mut self) {
+        let desks = &self.desks;
+        // Whoever ended takes nothing any more, and judges nothing.
+        let has_taken = |(desk, ticket): (&Desk, &u64)| desk.thread.is_none() || desk.has_taken(*ticket);
+        self.filters.settle(|tickets| desks.iter().zip(tickets).all(has_taken));
+        self.filters.tick(self.clock.tick_ns());
+        self.say_of_filters();
+    }
+
+    fn say_of_filters(&mut self) {
+        for text in self.filters.said() {
+            self.voice.say("prefilter", &text, &[]);
         }
     }
 
@@ -190,6 +211,7 @@ impl Housekeeping {
                 Ok(Incoming::Nothing) => break,
                 Ok(Incoming::Request(number, Request::Port(place))) => self.tell_port(&connection, number, place),
                 Ok(Incoming::Request(number, Request::Lane(place))) => self.tell_lane(&connection, number, place),
+                Ok(Incoming::Request(number, Request::Filter(place))) => self.tell_filter(&connection, number, place),
                 Ok(Incoming::Request(number, Request::ConnectLane(lane))) => {
                     self.connect_lane(&connection, number, *lane)
                 }
@@ -220,6 +242,14 @@ impl Housekeeping {
         }
     }
 
+    fn tell_filter(&mut self, connection: &Connection, number: u32, place: u32) -> io::Result<()> {
+        match self.filters.status(place) {
+            Some((filter, filters)) => connection.reply_filter(number, filters, &filter),
+            None if place == 0 => answer(connection, number, Ok(())), // there are none
+            None => answer(connection, number, Err(Refusal::never(format!("there is no filter at place {place}")))),
+        }
+    }
+
     fn connect_lane(&mut self, connection: &Connection, number: u32, lane: LaneRequest) -> io::Result<()> {
         match self.ports.connect_lane(&lane) {
             Ok(ours) => connection.reply_details(number, &ours),
@@ -234,10 +264,14 @@ impl Housekeeping {
 
     fn handle(&mut self, request: Request) -> Result<(), Refusal> {
         match request {
-            Request::OpenSession(open) => self.broadcast(Command::OpenSession(*open)),
-            Request::CloseSession(id) => self.broadcast(Command::CloseSession(id)),
+            Request::OpenSession(open) => self.open_session(&open),
+            Request::CloseSession(id) => {
+                let tickets = self.broadcast(Command::CloseSession(id))?;
+                self.filters.close_session(id, tickets);
+                Ok(())
+            }
             Request::AddSubscriber(add) => self.add_subscriber(*add),
-            Request::RemoveSubscriber(slot) => self.broadcast(Command::RemoveSubscriber(slot)),
+            Request::RemoveSubscriber(slot) => self.broadcast(Command::RemoveSubscriber(slot)).map(|_| ()),
             Request::Ruleset(fd) => self.ruleset(fd),
             Request::StopPort(name) => self.set_port("stopped", &name, PortDesk::stop),
             Request::StartPort(name) => self.set_port("started", &name, PortDesk::start),
@@ -245,11 +279,10 @@ impl Housekeeping {
                 self.ports.drop_lane(worker, to);
                 Ok(())
             }
-            Request::Filter(_) => Ok(()), // there is none
-            Request::AttachFilter(_) | Request::DetachFilter(_) | Request::Denied(_) => {
-                Err(Refusal::never("this node has no pre-filter"))
-            }
-            Request::Port(_) | Request::Lane(_) | Request::ConnectLane(_) => {
+            Request::AttachFilter(name) => self.set_filter("attached", &name, Filters::attach),
+            Request::DetachFilter(name) => self.set_filter("detached", &name, Filters::detach),
+            Request::Denied(fd) => self.deny(&fd),
+            Request::Port(_) | Request::Lane(_) | Request::Filter(_) | Request::ConnectLane(_) => {
                 Err(Refusal::never("what is asked for is answered by what it is, and by nothing else"))
             }
         }
@@ -266,15 +299,39 @@ impl Housekeeping {
         Ok(())
     }
 
-    /// To every worker or to none.
-    fn broadcast(&mut self, command: Command) -> Result<(), Refusal> {
+    fn set_filter(
+        &mut self,
+        what: &str,
+        name: &str,
+        change: fn(&mut Filters, &str) -> Result<(), String>,
+    ) -> Result<(), Refusal> {
+        change(&mut self.filters, name).map_err(Refusal::never)?;
+        let text = format!("the pre-filter of {name} was {what} by control");
+        self.voice.say("prefilter", &text, &[("interface", json!(name))]);
+        Ok(())
+    }
+
+    fn deny(&mut self, fd: &OwnedFd) -> Result<(), Refusal> {
+        let list = Prefix::unseal(fd).map_err(|error| Refusal::never(error.to_string()))?;
+        self.filters.deny(&list).map_err(Refusal::never)
+    }
+
+    /// Filters hear of a session before workers do, or they would drop its first frames.
+    fn open_session(&mut self, open: &OpenSession) -> Result<(), Refusal> {
         if !self.desks.iter().all(Desk::has_room) {
             return Err(Refusal::busy());
         }
-        for desk in &mut self.desks {
-            let _ = desk.send(Item::Command(command)); // there is room: only this thread fills the rings
+        self.filters.open_session(open).map_err(Refusal::never)?;
+        self.broadcast(Command::OpenSession(*open)).map(|_| ())
+    }
+
+    /// To every worker or to none; their tickets.
+    fn broadcast(&mut self, command: Command) -> Result<Vec<u64>, Refusal> {
+        if !self.desks.iter().all(Desk::has_room) {
+            return Err(Refusal::busy());
         }
-        Ok(())
+        // There is room: only this thread fills the rings.
+        Ok(self.desks.iter_mut().filter_map(|desk| desk.send(Item::Command(command))).collect())
     }
 
     fn add_subscriber(&mut self, add: AddSubscriber) -> Result<(), Refusal> {
@@ -304,7 +361,7 @@ impl Housekeeping {
         if !self.desks.iter().all(Desk::has_room) {
             return Err(Refusal::busy());
         }
-        self.hand_out(&image);
+        self.bring_in(&image).map_err(|text| Refusal(Accepted::Busy, text))?;
         self.current = Some(image);
         self.voice.say("ruleset", &format!("version {new} replaces {old}"), &[("version", json!(new))]);
         if let Err(error) = self.state.store_last_good(bytes.as_ref()) {
@@ -314,11 +371,15 @@ impl Housekeeping {
         Ok(())
     }
 
-    /// Hands an image to every worker.
-    pub(crate) fn hand_out(&mut self, image: &Image) {
-        for desk in &mut self.desks {
-            let _ = desk.send(Item::Image(image.clone()));
-        }
+    /// Hands an image to every worker, between two changes of the filters, so that these never drop what a worker allows.
+    ///
+    /// # Errors
+    /// A filter cannot let its topics pass; then nobody has it.
+    pub(crate) fn bring_in(&mut self, image: &Image) -> Result<(), String> {
+        self.filters.widen(image)?;
+        let tickets = self.desks.iter_mut().filter_map(|desk| desk.send(Item::Image(image.clone()))).collect();
+        self.filters.narrow(image, tickets);
+        Ok(())
     }
 
     /// Takes what the workers sent, and moves leases.

@@ -11,11 +11,15 @@
 //! given up.
 #![deny(unsafe_code)]
 
-#[cfg(any(not(feature = "dpdk"), not(feature = "verbs")))]
+#[cfg(any(not(feature = "dpdk"), not(feature = "verbs"), not(feature = "xdp")))]
 mod absent;
+#[cfg(feature = "xdp")]
+mod afxdp;
 mod alloc_seal;
 #[cfg(feature = "dpdk")]
 mod dpdk;
+#[cfg(feature = "xdp")]
+mod filters;
 mod housekeeping;
 #[cfg(feature = "hwloc")]
 mod hwloc;
@@ -37,6 +41,8 @@ mod worker;
 use absent::dpdk;
 #[cfg(not(feature = "verbs"))]
 use absent::rdma;
+#[cfg(not(feature = "xdp"))]
+use absent::{afxdp, filters};
 
 use anyhow::Context;
 use clap::Parser;

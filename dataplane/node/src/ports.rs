@@ -2,7 +2,9 @@
 //! that housekeeping keeps. Everything below is generic.
 
 use crate::{
-    dpdk, rdma,
+    afxdp, dpdk,
+    filters::Filters,
+    rdma,
     topology::Plan,
     transports::{Kind, Reach, Transports},
 };
@@ -19,7 +21,7 @@ use tachyon_driver_uring::{ArenaRegion, UringConfig, UringPort, UringPorts, Urin
 use tachyon_wire::Endpoint;
 
 /// What one worker opens its queue with, on its own thread.
-pub(crate) type PortSeat = Transports<rdma::Seat, dpdk::Seat, UringSeat>;
+pub(crate) type PortSeat = Transports<rdma::Seat, dpdk::Seat, afxdp::Seat, UringSeat>;
 
 /// Sockets of one worker.
 #[derive(Debug)]
@@ -76,6 +78,7 @@ pub(crate) struct Devices {
     missing: Vec<String>,
     verbs: Option<rdma::Cold>,
     dpdk: Option<dpdk::Cold>,
+    afxdp: Option<afxdp::Cold>,
     /// Each worker gets this with its own arena.
     uring: Option<UringConfig>,
 }
@@ -85,14 +88,20 @@ impl Devices {
     ///
     /// # Errors
     /// The only driver of the node file is not there, or none of several is.
-    pub(crate) fn open(file: &NodeFile, plan: &Plan, degraded: &mut Vec<String>) -> anyhow::Result<Self> {
+    pub(crate) fn open(
+        file: &NodeFile,
+        plan: &Plan,
+        filters: &Filters,
+        degraded: &mut Vec<String>,
+    ) -> anyhow::Result<Self> {
         let order = file.network.driver.list().to_vec();
         let (single, missing) = (order.len() == 1, Vec::new());
-        let mut devices = Self { order, single, missing, verbs: None, dpdk: None, uring: None };
+        let mut devices = Self { order, single, missing, verbs: None, dpdk: None, afxdp: None, uring: None };
         for driver in devices.order.clone() {
             let result = match driver {
                 Driver::Rdma => rdma::find(file).map(|_| ()),
                 Driver::Dpdk => dpdk::open(file, plan).map(|ports| devices.dpdk = Some(ports)),
+                Driver::Afxdp => afxdp::open(file, plan, filters).map(|ports| devices.afxdp = Some(ports)),
                 Driver::Uring => {
                     wait_for_sockets(file);
                     devices.uring = Some(uring(file));
@@ -100,6 +109,17 @@ impl Devices {
                 }
             };
             result.or_else(|error| devices.leave_out(driver, error, degraded))?;
+        }
+        let (wanted, frame_bytes_max) = (file.frame_bytes_max(), devices.frame_bytes_max(file));
+        if frame_bytes_max < wanted {
+            degraded.push(format!(
+                "frames have at most {frame_bytes_max} bytes and not {wanted}, because of the MTU of {}: raise it, or set \
+                 frame_bytes_max in [network]",
+                devices.title(Driver::Afxdp)
+            ));
+        }
+        if let Some(uring) = &mut devices.uring {
+            uring.frame_bytes_max = frame_bytes_max;
         }
         Ok(devices)
     }
@@ -118,7 +138,7 @@ impl Devices {
         if !self.order.contains(&Driver::Rdma) {
             return Ok(());
         }
-        let alone = self.order.len() == 1;
+        let (alone, before) = (self.order.len() == 1, self.frame_bytes_max(file));
         match rdma::open(file, regions, alone, seed) {
             Ok(ports) => self.verbs = Some(ports),
             Err(error) => return self.leave_out(Driver::Rdma, error, degraded),
@@ -126,7 +146,7 @@ impl Devices {
         if file.rdma.events && !alone {
             degraded.push("rdma: events = true changes nothing beside other drivers; an idle worker polls".into());
         }
-        let (wanted, frame_bytes_max) = (file.frame_bytes_max(), self.frame_bytes_max(file));
+        let (wanted, frame_bytes_max) = (before, self.frame_bytes_max(file));
         if frame_bytes_max < wanted {
             degraded.push(format!(
                 "frames have at most {frame_bytes_max} bytes and not {wanted}, because that is the path MTU of {}: raise the MTU of \
@@ -185,6 +205,7 @@ impl Devices {
         let title = match driver {
             Driver::Rdma => self.verbs.as_ref().map(rdma::title),
             Driver::Dpdk => self.dpdk.as_mut().map(dpdk::title),
+            Driver::Afxdp => self.afxdp.as_mut().map(afxdp::title),
             Driver::Uring => None,
         };
         title.unwrap_or_default()
@@ -195,6 +216,7 @@ impl Devices {
         let kind = |driver: &Driver| match driver {
             Driver::Rdma => Kind::Verbs,
             Driver::Dpdk => Kind::Dpdk,
+            Driver::Afxdp => Kind::Afxdp,
             Driver::Uring => Kind::Uring,
         };
         let arena = Some(ArenaRegion { base: region.base, bytes: region.bytes });
@@ -203,6 +225,7 @@ impl Devices {
             order: self.order.iter().map(kind).collect(),
             verbs: self.verbs.as_mut().map(|ports| rdma::seat(ports, worker)).transpose()?,
             dpdk: self.dpdk.as_mut().map(|ports| dpdk::seat(ports, worker, region)).transpose()?,
+            afxdp: self.afxdp.as_mut().map(|ports| afxdp::seat(ports, worker)).transpose()?,
             uring,
         })
     }
@@ -211,18 +234,24 @@ impl Devices {
     pub(crate) fn receive_buffers(&self, file: &NodeFile) -> u32 {
         let verbs = self.verbs.as_ref().map_or(0, |_| rdma::receive_buffers(file));
         let dpdk = self.dpdk.as_ref().map_or(0, dpdk::receive_buffers);
-        verbs + dpdk + self.uring.as_ref().map_or(0, |config| config.rx_buffers.into())
+        let afxdp = self.afxdp.as_ref().map_or(0, |_| file.afxdp_buffers_kept());
+        verbs + dpdk + afxdp + self.uring.as_ref().map_or(0, |config| config.rx_buffers.into())
     }
 
     /// Largest frame in bytes, header included, that each of them carries.
     pub(crate) fn frame_bytes_max(&self, file: &NodeFile) -> u32 {
         let carried = self.verbs.as_ref().map_or(u32::MAX, rdma::frame_bytes_max);
-        carried.min(file.frame_bytes_max())
+        let fits = self.afxdp.as_ref().map_or(u32::MAX, afxdp::frame_bytes_max);
+        carried.min(fits).min(file.frame_bytes_max())
     }
 
     /// Bytes in front of each buffer that are the drivers'.
     pub(crate) const fn headroom_bytes(&self) -> u32 {
-        if self.dpdk.is_some() { dpdk::HEADROOM_BYTES } else { 0 }
+        match (&self.dpdk, &self.afxdp) {
+            (_, Some(_)) => afxdp::HEADROOM_BYTES,
+            (Some(_), None) => dpdk::HEADROOM_BYTES,
+            (None, None) => 0,
+        }
     }
 
     /// Lets frames come, once every worker has its queue. Returns what is degraded.
@@ -259,10 +288,12 @@ impl Devices {
     pub(crate) fn cold(self, queues: u16) -> Vec<Box<dyn Ports>> {
         let mut verbs = self.verbs.map(rdma::cold);
         let mut dpdk = self.dpdk.map(dpdk::cold);
+        let mut afxdp = self.afxdp.map(afxdp::cold);
         let mut uring = self.uring.map(|config| Box::new(UringPorts::new(&config, queues)) as Box<dyn Ports>);
         let take = |driver: &Driver| match driver {
             Driver::Rdma => verbs.take(),
             Driver::Dpdk => dpdk.take(),
+            Driver::Afxdp => afxdp.take(),
             Driver::Uring => uring.take(),
         };
         self.order.iter().filter_map(take).collect()

@@ -9,8 +9,8 @@ use rustix::{
     fs::{Gid, Uid},
     process::{Resource, Rlimit, geteuid, getrlimit, setrlimit},
     thread::{
-        CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_no_new_privs, set_thread_groups,
-        set_thread_res_gid, set_thread_res_uid,
+        CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_keep_capabilities, set_no_new_privs,
+        set_thread_groups, set_thread_res_gid, set_thread_res_uid,
     },
 };
 use seccompiler::{
@@ -55,6 +55,8 @@ pub(crate) struct Sandbox {
     read: Vec<PathBuf>,
     /// Whether rights are kept as they are.
     keeps: bool,
+    /// Capabilities that are kept although all others are dropped, as far as they are there.
+    rights: CapabilitySet,
 }
 
 impl Sandbox {
@@ -66,35 +68,42 @@ impl Sandbox {
             None if root => vec!["runs as root, without capabilities; set node.user".into()],
             _ => Vec::new(),
         };
-        (Self { user: user.filter(|_| root), folders, read, keeps: false }, degraded)
+        (Self { user: user.filter(|_| root), folders, read, keeps: false, rights: CapabilitySet::empty() }, degraded)
     }
 
     /// Gives nothing away but the way to new privileges: for threads that write to a device whose file checks that they are
     /// still who opened it, as the kernel does for the doorbells of RDMA devices that are software.
     pub(crate) const fn none() -> Self {
-        Self { user: None, folders: Vec::new(), read: Vec::new(), keeps: true }
+        let rights = CapabilitySet::empty();
+        Self { user: None, folders: Vec::new(), read: Vec::new(), keeps: true, rights }
     }
 
-    /// For the calling thread: becomes the user, drops all capabilities, never gains privileges again, and touches no file
+    /// The same with some capabilities and folders more: for the one thread that keeps filters.
+    pub(crate) fn keeping(&self, rights: CapabilitySet, folders: Vec<PathBuf>) -> Self {
+        let folders = [self.folders.clone(), folders].concat();
+        Self { folders, rights, ..self.clone() }
+    }
+
+    /// For the calling thread: becomes the user, drops all capabilities but those that it keeps, never gains privileges again, and touches no file
     /// outside the folders. Returns what the kernel does not know.
     pub(crate) fn enter(&self) -> anyhow::Result<Vec<String>> {
         if self.keeps {
             set_no_new_privs(true).context("cannot give up new privileges")?;
             return Ok(Vec::new());
         }
+        let own = capabilities(None).context("cannot read capabilities")?;
         if let Some(User { uid, gid }) = self.user {
+            set_keep_capabilities(true).context("cannot keep capabilities")?; // over the change of the user, until they are set
             let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
             set_thread_groups(&[gid]).context("cannot leave root's groups")?;
             set_thread_res_gid(gid, gid, gid).context("cannot change the group")?;
             set_thread_res_uid(uid, uid, uid).context("cannot change the user")?;
         }
-        let none = CapabilitySets {
-            effective: CapabilitySet::empty(),
-            permitted: CapabilitySet::empty(),
-            inheritable: CapabilitySet::empty(),
-        };
-        set_capabilities(None, none).context("cannot drop capabilities")?;
-        debug_assert!(capabilities(None).is_ok_and(|sets| sets.permitted.is_empty()));
+        let kept = own.permitted & self.rights;
+        let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+        set_capabilities(None, sets).context("cannot drop capabilities")?;
+        set_keep_capabilities(false).context("cannot give up keeping capabilities")?;
+        debug_assert!(capabilities(None).is_ok_and(|sets| sets.permitted == kept));
         set_no_new_privs(true).context("cannot give up new privileges")?;
         self.restrict_files()
     }
@@ -239,11 +248,33 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_keeps_the_capabilities_it_has_to_and_no_other_also_as_another_user() {
+        if !geteuid().is_root() {
+            return println!("skipped: giving rights away needs some, so root");
+        }
+        let user = Some(User { uid: 65_534, gid: 65_534 });
+        let (sandbox, _) = Sandbox::new(user, vec![std::env::temp_dir()], Vec::new());
+        let had = capabilities(None).unwrap().permitted;
+        for wanted in [CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW, CapabilitySet::empty()] {
+            let sandbox = sandbox.keeping(wanted, Vec::new());
+            let entered = thread::spawn(move || {
+                sandbox.enter().unwrap();
+                (capabilities(None).unwrap(), rustix::thread::get_keep_capabilities().unwrap(), geteuid().as_raw())
+            });
+            let (sets, keeps, uid) = entered.join().unwrap();
+            assert_eq!((sets.effective, sets.permitted), (wanted & had, wanted & had));
+            assert!(sets.inheritable.is_empty() && !keeps && uid == 65_534);
+        }
+    }
+
+    #[test]
     fn a_filtered_thread_can_compute_and_panic_but_open_nothing() {
         let end = thread::spawn(|| {
             apply(&worker_filter().unwrap()).unwrap();
             assert_eq!(UdpSocket::bind("127.0.0.1:0").unwrap_err().kind(), ErrorKind::PermissionDenied);
             assert_eq!(fs::read("/proc/self/maps").unwrap_err().kind(), ErrorKind::PermissionDenied);
+            // bpf(2) is housekeeping's alone.
+            assert!(!WORKER_CALLS.contains(&libc::SYS_bpf));
             let large = vec![1u8; 8 << 20];
             thread::sleep(std::time::Duration::from_millis(1));
             std::panic::catch_unwind(|| panic!("expected")).unwrap_err();

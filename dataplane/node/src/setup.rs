@@ -3,6 +3,7 @@
 //! socket for control, workers (who then give up their privileges), and at last this thread's own.
 
 use crate::{
+    filters::Filters,
     housekeeping::{Desk, Housekeeping, check_image},
     leases::Leases,
     port_desk::PortDesk,
@@ -55,13 +56,14 @@ pub(crate) fn build(file: &NodeFile, voice: Voice, stop: Arc<AtomicBool>) -> any
     let mut degraded = plan.degraded.clone();
     let user = file.node.user.as_deref().map(User::find).transpose()?;
     let state = StateFolder::open(&file.node.state_dir)?;
-    if file.network.driver.has(Driver::Rdma) {
+    if file.network.driver.has(Driver::Rdma) || file.network.driver.has(Driver::Afxdp) {
         // Devices count the memory of queues that are made later too, when this thread has no right to more.
         sandbox::raise_locked_memory();
     }
-    let mut devices = Devices::open(file, &plan, &mut degraded)?;
-    let mut arenas = Arenas::new(file, &plan, devices.headroom_bytes(), &mut degraded)?;
     let seed = u64::from_ne_bytes(random()?);
+    let filters = Filters::open(file, seed, user.filter(|_| geteuid().is_root()), &mut degraded);
+    let mut devices = Devices::open(file, &plan, &filters, &mut degraded)?;
+    let mut arenas = Arenas::new(file, &plan, devices.headroom_bytes(), &mut degraded)?;
     devices.open_with(file, &arenas.regions(), seed, &mut degraded)?;
     let boot = state.next_boot_number()?;
     let listener = listen(file, user)?;
@@ -95,12 +97,13 @@ pub(crate) fn build(file: &NodeFile, voice: Voice, stop: Arc<AtomicBool>) -> any
             "tables are not locked in memory ({error}); raise RLIMIT_MEMLOCK (`ulimit -l`) or start as root"
         ));
     }
-    degraded.extend(sandbox.enter()?);
+    degraded.extend(sandbox.keeping(filters.rights(), filters.folders()).enter()?);
     let stats = StatsReader::open(segment.reader_fd(), boot_id).context("cannot read the statistics segment")?;
     let (hello, transports) = (hello(file, boot, boot_id, &devices), devices.titles());
     let ports = PortDesk::new(devices.cold(file.workers.count), stats);
     let mut house = Housekeeping {
         ports,
+        filters,
         clock: common.clock,
         hello,
         transports,
@@ -334,10 +337,10 @@ fn adopt_last_good(house: &mut Housekeeping, degraded: &mut Vec<String>) {
         Err(error) => Err(error.to_string()),
     };
     match loaded {
-        Ok(image) => {
-            house.hand_out(&image);
-            house.current = Some(image);
-        }
+        Ok(image) => match house.bring_in(&image) {
+            Ok(()) => house.current = Some(image),
+            Err(error) => degraded.push(format!("starts without rules, so nothing passes: {error}")),
+        },
         Err(error) => degraded.push(format!("starts without rules, so nothing passes: last-good.ruleset: {error}")),
     }
 }

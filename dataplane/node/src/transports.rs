@@ -15,7 +15,7 @@ use tachyon_driver_api::{
 use tachyon_wire::Endpoint;
 
 /// Drivers there can be.
-const KINDS: usize = 3;
+const KINDS: usize = 4;
 /// Longest sleep where there are several: nobody can sleep on all, so this is how long a frame may wait at those that are not
 /// slept on. As long as an idle worker polls on by default, and about what a kernel's timer is late anyway.
 const SLICE_NS: u64 = 50_000;
@@ -27,6 +27,8 @@ pub(crate) enum Kind {
     Verbs,
     /// DPDK, into the networks of its ports and behind their gateways.
     Dpdk,
+    /// XDP sockets, to neighbours of their interfaces that are known.
+    Afxdp,
     /// Sockets, to everybody.
     Uring,
 }
@@ -39,18 +41,20 @@ pub(crate) trait Reach {
 
 /// Everything that one worker opens its queue with, on its own thread.
 #[derive(Debug)]
-pub(crate) struct Transports<V, D, U> {
+pub(crate) struct Transports<V, D, X, U> {
     /// Those that are there, in order of preference; at least one.
     pub(crate) order: Vec<Kind>,
     pub(crate) verbs: Option<V>,
     pub(crate) dpdk: Option<D>,
+    pub(crate) afxdp: Option<X>,
     pub(crate) uring: Option<U>,
 }
 
 /// See the module.
-pub(crate) struct TransportSelector<V, D, U> {
+pub(crate) struct TransportSelector<V, D, X, U> {
     verbs: Option<V>,
     dpdk: Option<D>,
+    afxdp: Option<X>,
     uring: Option<U>,
     /// The only one there is.
     only: Option<Kind>,
@@ -65,25 +69,31 @@ pub(crate) struct TransportSelector<V, D, U> {
     waiting: usize,
 }
 
-impl<V: Port, D: Port, U: Port> Port for Transports<V, D, U>
+impl<V: Port, D: Port, X: Port, U: Port> Port for Transports<V, D, X, U>
 where
     V::Queue: Reach,
     D::Queue: Reach,
+    X::Queue: Reach,
     U::Queue: Reach,
 {
-    type Queue = TransportSelector<V::Queue, D::Queue, U::Queue>;
+    type Queue = TransportSelector<V::Queue, D::Queue, X::Queue, U::Queue>;
 
     fn open(&mut self, shards: &[u16], pool: &mut Pool) -> Result<Self::Queue, PortError> {
-        // DPDK first: it makes a descriptor for every buffer of the worker, also for those that others then hold.
+        // DPDK and AF_XDP first: they know every buffer of the worker, also those that others then hold.
         let dpdk = self.dpdk.as_mut().map(|port| port.open(shards, pool)).transpose()?;
+        let afxdp = self.afxdp.as_mut().map(|port| port.open(shards, pool)).transpose()?;
         let verbs = self.verbs.as_mut().map(|port| port.open(shards, pool)).transpose()?;
         let uring = self.uring.as_mut().map(|port| port.open(shards, pool)).transpose()?;
-        Ok(TransportSelector::new(&self.order, verbs, dpdk, uring))
+        Ok(TransportSelector::new(&self.order, verbs, dpdk, afxdp, uring))
     }
 
     fn info(&self) -> PortInfo {
-        let infos =
-            [self.verbs.as_ref().map(V::info), self.dpdk.as_ref().map(D::info), self.uring.as_ref().map(U::info)];
+        let infos = [
+            self.verbs.as_ref().map(V::info),
+            self.dpdk.as_ref().map(D::info),
+            self.afxdp.as_ref().map(X::info),
+            self.uring.as_ref().map(U::info),
+        ];
         let mut infos: Vec<PortInfo> = infos.into_iter().flatten().collect();
         if infos.len() == 1 {
             return infos.remove(0);
@@ -97,17 +107,19 @@ where
     }
 }
 
-impl<V, D, U> TransportSelector<V, D, U>
+impl<V, D, X, U> TransportSelector<V, D, X, U>
 where
     V: RxQueue + TxQueue + Reach,
     D: RxQueue + TxQueue + Reach,
+    X: RxQueue + TxQueue + Reach,
     U: RxQueue + TxQueue + Reach,
 {
     /// The queues of those kinds that are there; `order` names exactly these.
-    fn new(order: &[Kind], verbs: Option<V>, dpdk: Option<D>, uring: Option<U>) -> Self {
+    fn new(order: &[Kind], verbs: Option<V>, dpdk: Option<D>, afxdp: Option<X>, uring: Option<U>) -> Self {
         let is_there = |kind: &Kind| match kind {
             Kind::Verbs => verbs.is_some(),
             Kind::Dpdk => dpdk.is_some(),
+            Kind::Afxdp => afxdp.is_some(),
             Kind::Uring => uring.is_some(),
         };
         let mut places = [Kind::Uring; KINDS];
@@ -117,7 +129,8 @@ where
             count += 1;
         }
         let only = if count == 1 { Some(places[0]) } else { None };
-        Self { verbs, dpdk, uring, only, order: places, count, first: 0, staged: Box::default(), waiting: 0 }
+        let (first, staged, waiting) = (0, Box::default(), 0);
+        Self { verbs, dpdk, afxdp, uring, only, order: places, count, first, staged, waiting }
     }
 
     /// The place of the driver that a frame goes by.
@@ -127,6 +140,7 @@ where
         let reaches = |kind: &Kind| match kind {
             Kind::Verbs => self.verbs.as_ref().is_some_and(|queue| queue.reaches(to)),
             Kind::Dpdk => self.dpdk.as_ref().is_some_and(|queue| queue.reaches(to)),
+            Kind::Afxdp => self.afxdp.as_ref().is_some_and(|queue| queue.reaches(to)),
             Kind::Uring => self.uring.as_ref().is_some_and(|queue| queue.reaches(to)),
         };
         self.order[..last].iter().position(reaches).unwrap_or(last)
@@ -137,6 +151,7 @@ where
         match kind {
             Kind::Verbs => self.verbs.as_mut().map_or(0, |queue| queue.tx_burst(from)),
             Kind::Dpdk => self.dpdk.as_mut().map_or(0, |queue| queue.tx_burst(from)),
+            Kind::Afxdp => self.afxdp.as_mut().map_or(0, |queue| queue.tx_burst(from)),
             Kind::Uring => self.uring.as_mut().map_or(0, |queue| queue.tx_burst(from)),
         }
     }
@@ -146,6 +161,7 @@ where
         match kind {
             Kind::Verbs => self.verbs.as_mut().map_or(0, |queue| queue.rx_burst(pool, into)),
             Kind::Dpdk => self.dpdk.as_mut().map_or(0, |queue| queue.rx_burst(pool, into)),
+            Kind::Afxdp => self.afxdp.as_mut().map_or(0, |queue| queue.rx_burst(pool, into)),
             Kind::Uring => self.uring.as_mut().map_or(0, |queue| queue.rx_burst(pool, into)),
         }
     }
@@ -155,6 +171,7 @@ where
         match kind {
             Kind::Verbs => self.verbs.as_mut().map_or(0, |queue| queue.completions(into)),
             Kind::Dpdk => self.dpdk.as_mut().map_or(0, |queue| queue.completions(into)),
+            Kind::Afxdp => self.afxdp.as_mut().map_or(0, |queue| queue.completions(into)),
             Kind::Uring => self.uring.as_mut().map_or(0, |queue| queue.completions(into)),
         }
     }
@@ -163,6 +180,7 @@ where
         match kind {
             Kind::Verbs => self.verbs.as_mut().map_or((), |queue| queue.wait(ns)),
             Kind::Dpdk => self.dpdk.as_mut().map_or((), |queue| queue.wait(ns)),
+            Kind::Afxdp => self.afxdp.as_mut().map_or((), |queue| queue.wait(ns)),
             Kind::Uring => self.uring.as_mut().map_or((), |queue| queue.wait(ns)),
         }
     }
@@ -181,6 +199,7 @@ where
             self.waiting -= match self.order[place] {
                 Kind::Verbs => self.verbs.as_mut().map_or(0, |queue| queue.tx_burst(line)),
                 Kind::Dpdk => self.dpdk.as_mut().map_or(0, |queue| queue.tx_burst(line)),
+                Kind::Afxdp => self.afxdp.as_mut().map_or(0, |queue| queue.tx_burst(line)),
                 Kind::Uring => self.uring.as_mut().map_or(0, |queue| queue.tx_burst(line)),
             };
         }
@@ -206,10 +225,11 @@ where
     }
 }
 
-impl<V, D, U> RxQueue for TransportSelector<V, D, U>
+impl<V, D, X, U> RxQueue for TransportSelector<V, D, X, U>
 where
     V: RxQueue + TxQueue + Reach,
     D: RxQueue + TxQueue + Reach,
+    X: RxQueue + TxQueue + Reach,
     U: RxQueue + TxQueue + Reach,
 {
     #[inline]
@@ -245,6 +265,7 @@ where
         let all = [
             self.verbs.as_ref().map(RxQueue::stats),
             self.dpdk.as_ref().map(RxQueue::stats),
+            self.afxdp.as_ref().map(RxQueue::stats),
             self.uring.as_ref().map(RxQueue::stats),
         ];
         let mut sum = QueueStats::default();
@@ -260,15 +281,17 @@ where
     fn held(&self) -> usize {
         self.verbs.as_ref().map_or(0, RxQueue::held)
             + self.dpdk.as_ref().map_or(0, RxQueue::held)
+            + self.afxdp.as_ref().map_or(0, RxQueue::held)
             + self.uring.as_ref().map_or(0, RxQueue::held)
             + self.waiting
     }
 }
 
-impl<V, D, U> TxQueue for TransportSelector<V, D, U>
+impl<V, D, X, U> TxQueue for TransportSelector<V, D, X, U>
 where
     V: RxQueue + TxQueue + Reach,
     D: RxQueue + TxQueue + Reach,
+    X: RxQueue + TxQueue + Reach,
     U: RxQueue + TxQueue + Reach,
 {
     #[inline]

@@ -75,6 +75,7 @@ fn ports_are_ticked_told_whom_to_expect_and_set_by_control() {
         desks: vec![desk()],
         leases: Leases::new(1),
         ports,
+        filters: Filters::none(),
         clock: Clock::start(),
         current: None,
         voice: Voice::new(true),

@@ -50,7 +50,7 @@ impl Port for Fake {
     }
 }
 
-type Seats = Transports<VerbsSeat<StubFabric>, Fake, Fake>;
+type Seats = Transports<VerbsSeat<StubFabric>, Fake, Fake, Fake>;
 
 /// A node's worker and the peer's.
 struct Bench {
@@ -73,7 +73,7 @@ impl Bench {
         let (mut peer, mut peer_pool) = open(&world, [192, 0, 2, 2]);
         let sockets = Fake::new(2, None);
         let order = vec![Kind::Verbs, Kind::Uring];
-        let mut seats = Seats { order, verbs: cold.seat(0), dpdk: None, uring: Some(sockets.clone()) };
+        let mut seats = Seats { order, verbs: cold.seat(0), dpdk: None, afxdp: None, uring: Some(sockets.clone()) };
         let info = seats.info();
         assert_eq!((info.device.as_str(), info.frame_bytes_max, info.degraded.len()), ("stub, memory", MTU, 1));
         let queue = seats.open(&[0], &mut pool).unwrap();

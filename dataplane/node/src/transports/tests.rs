@@ -125,7 +125,7 @@ impl TxQueue for Fake {
     }
 }
 
-type Selector = TransportSelector<Fake, Fake, Fake>;
+type Selector = TransportSelector<Fake, Fake, Fake, Fake>;
 
 const ALL: [Kind; 3] = [Kind::Verbs, Kind::Dpdk, Kind::Uring];
 
@@ -143,7 +143,7 @@ impl Bench {
         let has = |kind: Kind, fake: &Fake| order.contains(&kind).then(|| fake.clone());
         let [verbs, dpdk, uring] =
             [has(Kind::Verbs, &fakes[0]), has(Kind::Dpdk, &fakes[1]), has(Kind::Uring, &fakes[2])];
-        let selector = Selector::new(order, verbs, dpdk, uring);
+        let selector = Selector::new(order, verbs, dpdk, None, uring);
         let config =
             ArenaConfig { bytes: BUFFERS * 64, buffer_bytes: 64, pages: Pages::Ordinary, lock: false, numa_node: None };
         let pool = Pool::new(Arena::create(config).unwrap().take(BUFFERS).unwrap());

@@ -1,0 +1,466 @@
+//! Housekeeping's side of the pre-filters: what they know, how they are, and what control asks of them.
+//!
+//! A filter only drops early what the workers would refuse, so it may never know less than they do: a session is told to it
+//! before the workers and taken from it after all of them, and the topics of a ruleset are added before the ruleset is
+//! handed out and the old ones taken away once every worker judges by the new one. Topics are derived here, from the very
+//! image that the workers get.
+//!
+//! A filter that is off its interface, for whatever reason, is kept up to date all the same, so putting it on again is one step.
+
+use crate::{sandbox::User, worker::Image};
+use rustix::thread::CapabilitySet;
+use std::{
+    collections::{BTreeSet, VecDeque},
+    net::{IpAddr, Ipv6Addr},
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::Arc,
+};
+use tachyon_config::{AtStop, FilterDelivery, FilterMode, NodeFile, PrefilterSection};
+use tachyon_loader::{Config, Content, Counters, Deliver, Facts, Found, Mode, Prefilter, Rate, Session, TopicBlocks};
+use tachyon_policy::Verified;
+use tachyon_segment::{
+    SealedImage,
+    handover::{FilterState, FilterStatus, Prefix},
+};
+use tachyon_wire::{
+    Reason,
+    command::{OpenSession, SESSION_NODE},
+    image::TOPIC_KNOWN,
+    reason::REASON_SLOTS,
+};
+
+/// Between looks at whether filters are still on their interfaces, in ns.
+const LOOK_NS: u64 = 1_000_000_000;
+
+/// One interface's filter.
+#[derive(Debug)]
+struct Filter {
+    section: PrefilterSection,
+    /// The program and its tables; `None` if the kernel does not take it at all.
+    loaded: Option<Prefilter>,
+    state: FilterState,
+    /// Why it is not as it was asked for.
+    why: String,
+    /// Denied prefixes in its table.
+    prefixes: u32,
+}
+
+/// A change that has to wait until every worker has taken what was sent to it under these tickets.
+#[derive(Debug)]
+struct Later {
+    tickets: Vec<u64>,
+    change: Change,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Change {
+    /// The session is gone.
+    Close(u32),
+    /// These topics and no others.
+    Narrow(Box<TopicBlocks>),
+}
+
+/// All filters of the node.
+#[derive(Debug)]
+pub(crate) struct Filters {
+    list: Vec<Filter>,
+    /// Where their pins are.
+    folder: PathBuf,
+    /// The sessions that they know.
+    sessions: BTreeSet<u32>,
+    /// The topics that they let pass.
+    topics: TopicBlocks,
+    later: VecDeque<Later>,
+    looked_ns: u64,
+    said: Vec<String>,
+}
+
+impl Filters {
+    /// No interface has one.
+    #[cfg(test)]
+    pub(crate) fn none() -> Self {
+        Self::over(Vec::new(), PathBuf::new())
+    }
+
+    fn over(list: Vec<Filter>, folder: PathBuf) -> Self {
+        let (sessions, later, said) = (BTreeSet::new(), VecDeque::new(), Vec::new());
+        Self { list, folder, sessions, topics: TopicBlocks::ALL, later, looked_ns: 0, said }
+    }
+
+    /// Attaches every filter of the node file, or adopts what an earlier process left there; what is weaker than asked goes to
+    /// `degraded`. Pins are given to `user`, so that filters can be taken off and put on later.
+    pub(crate) fn open(file: &NodeFile, seed: u64, user: Option<User>, degraded: &mut Vec<String>) -> Self {
+        let mut list = Vec::new();
+        for section in &file.prefilters {
+            let filter = Filter::open(section, &config(file, section, seed));
+            let name = &section.interface;
+            match filter.state {
+                FilterState::Failed => {
+                    degraded.push(format!("{name} has no pre-filter, everything passes to the kernel: {}", filter.why));
+                }
+                _ if !filter.why.is_empty() => degraded.push(format!("the pre-filter of {name}: {}", filter.why)),
+                _ => {}
+            }
+            if let (Some(loaded), Some(User { uid, gid })) = (&filter.loaded, user)
+                && let Err(error) = loaded.give_pins_to(uid, gid)
+            {
+                degraded.push(format!("the pre-filter of {name} cannot be taken off without a restart: {error}"));
+            }
+            list.push(filter);
+        }
+        Self::over(list, file.node.filter_dir.clone())
+    }
+
+    /// What the calling thread has to keep for all this: to change tables, to attach, and to open AF_XDP sockets anew.
+    pub(crate) fn rights(&self) -> CapabilitySet {
+        let mut rights = CapabilitySet::empty();
+        for filter in self.list.iter().filter(|filter| filter.loaded.is_some()) {
+            rights |= CapabilitySet::BPF | CapabilitySet::NET_ADMIN;
+            if filter.section.deliver == FilterDelivery::Afxdp {
+                rights |= CapabilitySet::NET_RAW;
+            }
+        }
+        rights
+    }
+
+    /// Folders that have to stay writable.
+    pub(crate) fn folders(&self) -> Vec<PathBuf> {
+        self.list.iter().filter(|filter| filter.loaded.is_some()).take(1).map(|_| self.folder.clone()).collect()
+    }
+
+    /// The map by which the filter of an interface finds AF_XDP sockets.
+    pub(crate) fn xskmap(&self, interface: &str) -> Option<Arc<OwnedFd>> {
+        let filter = self.list.iter().find(|filter| filter.section.interface.as_str() == interface)?;
+        filter.loaded.as_ref()?.tables().xskmap().try_clone_to_owned().ok().map(Arc::new)
+    }
+
+    fn loaded(&self) -> impl Iterator<Item = &Prefilter> {
+        self.list.iter().filter_map(|filter| filter.loaded.as_ref())
+    }
+
+    /// Tells every filter of a session, before the workers know it.
+    ///
+    /// # Errors
+    /// A filter has no room for it, and then no filter has it.
+    pub(crate) fn open_session(&mut self, open: &OpenSession) -> Result<(), String> {
+        let id = open.session_id.get();
+        let session = Session { id, pinned: open.pinned, by_node: open.flags & SESSION_NODE != 0 };
+        let added = self.loaded().try_for_each(|filter| filter.tables().session_add(&session));
+        if let Err(error) = added {
+            let _ = self.loaded().try_for_each(|filter| filter.tables().session_remove(id).map(|_| ()));
+            self.sessions.remove(&id);
+            return Err(error.to_string());
+        }
+        // It may be open anew while its end still waits.
+        self.later.retain(|later| later.change != Change::Close(id));
+        self.sessions.insert(id);
+        Ok(())
+    }
+
+    /// A session ends in every filter once the workers have taken these tickets.
+    pub(crate) fn close_session(&mut self, id: u32, tickets: Vec<u64>) {
+        self.later.push_back(Later { tickets, change: Change::Close(id) });
+    }
+
+    /// Lets the topics of a ruleset pass too, before the workers have it.
+    ///
+    /// # Errors
+    /// The kernel has no memory for it; then the ruleset must wait, or a filter would drop what it allows.
+    pub(crate) fn widen(&mut self, image: &Image) -> Result<(), String> {
+        let mut wider = self.topics.clone();
+        wider.allow_all_of(&blocks(image));
+        self.set_topics(wider)
+    }
+
+    /// Lets no other topics pass than those of a ruleset, once the workers have taken these tickets.
+    pub(crate) fn narrow(&mut self, image: &Image, tickets: Vec<u64>) {
+        // An older ruleset's topics say nothing any more.
+        self.later.retain(|later| !matches!(later.change, Change::Narrow(_)));
+        self.later.push_back(Later { tickets, change: Change::Narrow(Box::new(blocks(image))) });
+    }
+
+    fn set_topics(&mut self, topics: TopicBlocks) -> Result<(), String> {
+        if topics != self.topics {
+            let set = self.loaded().try_for_each(|filter| filter.tables().topics_replace(&topics));
+            set.map_err(|error| error.to_string())?;
+            self.topics = topics;
+        }
+        Ok(())
+    }
+
+    /// Does what waited for the workers; `taken` says of tickets whether they have been.
+    pub(crate) fn settle(&mut self, taken: impl Fn(&[u64]) -> bool) {
+        while let Some(later) = self.later.pop_front() {
+            if !taken(&later.tickets) {
+                return self.later.push_front(later);
+            }
+            let done = match later.change {
+                Change::Close(id) => {
+                    self.sessions.remove(&id);
+                    let mut filters = self.loaded();
+                    let removed = filters.try_for_each(|filter| filter.tables().session_remove(id).map(|_| ()));
+                    removed.map_err(|error| error.to_string())
+                }
+                Change::Narrow(topics) => self.set_topics(*topics),
+            };
+            if let Err(error) = done {
+                self.said
+                    .push(format!("a pre-filter lets more pass than it should, which the workers refuse: {error}"));
+            }
+        }
+    }
+
+    /// Puts another list of denied sources in force in every filter.
+    ///
+    /// # Errors
+    /// There is no filter, or the kernel has no memory for the list; the old one stays where it failed.
+    pub(crate) fn deny(&mut self, list: &[Prefix]) -> Result<(), String> {
+        let prefix = |one: &Prefix| tachyon_loader::Prefix::new(IpAddr::V6(Ipv6Addr::from(one.ip)), one.bits);
+        let prefixes: Vec<_> = list.iter().filter_map(prefix).collect(); // all: the list was checked
+        if self.loaded().next().is_none() && !list.is_empty() {
+            return Err("this node has no pre-filter; add a [[prefilter]] to its node file".to_owned());
+        }
+        for filter in &mut self.list {
+            let Some(loaded) = &filter.loaded else { continue };
+            let replaced = loaded.tables().deny_replace(&prefixes);
+            replaced.map_err(|error| format!("{}: {error}", filter.section.interface))?;
+            filter.prefixes = number(prefixes.len());
+        }
+        Ok(())
+    }
+
+    fn find(&mut self, interface: &str) -> Result<&mut Filter, String> {
+        let names: Vec<&str> = self.list.iter().map(|filter| filter.section.interface.as_str()).collect();
+        let there = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        let found = self.list.iter_mut().find(|filter| filter.section.interface.as_str() == interface);
+        found.ok_or_else(|| {
+            format!("the node file has no [[prefilter]] for `{interface}`; those that have one: {there}")
+        })
+    }
+
+    /// Puts a filter onto its interface.
+    ///
+    /// # Errors
+    /// There is none, or why it cannot be.
+    pub(crate) fn attach(&mut self, interface: &str) -> Result<(), String> {
+        self.find(interface)?.put_on()
+    }
+
+    /// Takes a filter off its interface, until it is told otherwise.
+    ///
+    /// # Errors
+    /// There is none, or the kernel refuses.
+    pub(crate) fn detach(&mut self, interface: &str) -> Result<(), String> {
+        let filter = self.find(interface)?;
+        if let Some(loaded) = &mut filter.loaded {
+            loaded.take_off().map_err(|error| error.to_string())?;
+        }
+        filter.state = FilterState::Detached;
+        "taken off by an operator: everything passes to the kernel".clone_into(&mut filter.why);
+        Ok(())
+    }
+
+    /// How the filter at `place` is, and how many there are.
+    pub(crate) fn status(&mut self, place: u32) -> Option<(FilterStatus, u16)> {
+        let count = u16::try_from(self.list.len()).unwrap_or(u16::MAX);
+        let (sessions, blocks) = (number(self.sessions.len()), self.topics.count());
+        let filter = self.list.get_mut(usize::try_from(place).ok()?)?;
+        filter.look();
+        Some((FilterStatus { sessions, topic_blocks: blocks, ..filter.status() }, count))
+    }
+
+    /// Looks from time to time whether filters are where they should be, and puts back what went away with its interface.
+    pub(crate) fn tick(&mut self, now_ns: u64) {
+        if now_ns.saturating_sub(self.looked_ns) < LOOK_NS {
+            return;
+        }
+        self.looked_ns = now_ns;
+        for filter in &mut self.list {
+            let (before, why) = (filter.state, filter.why.clone());
+            filter.look();
+            if filter.state == FilterState::Failed {
+                let _ = filter.put_on(); // why not is kept
+            }
+            if (filter.state, &filter.why) != (before, &why) {
+                self.said.push(filter.news());
+            }
+        }
+    }
+
+    /// What there is to say since the last call.
+    pub(crate) fn said(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.said)
+    }
+
+    /// Leaves the filters as the node file says when the node stops.
+    pub(crate) fn stop(&mut self) {
+        for filter in self.list.iter_mut().filter(|filter| filter.section.at_stop == AtStop::Detach) {
+            if let Some(loaded) = &mut filter.loaded
+                && filter.state != FilterState::Detached
+                && let Err(error) = loaded.take_off()
+            {
+                self.said.push(format!("the pre-filter of {} stays: {error}", filter.section.interface));
+            }
+        }
+    }
+}
+
+impl Filter {
+    fn open(section: &PrefilterSection, config: &Config) -> Self {
+        let (section, name) = (section.clone(), section.interface.as_str());
+        let (state, why, prefixes) = (FilterState::Failed, String::new(), 0);
+        let mut filter = Self { section: section.clone(), loaded: None, state, why, prefixes };
+        let empty = Content::default();
+        match Prefilter::attach(name, config, &empty) {
+            Ok(loaded) => {
+                if let Err(error) = filter.take_over(&loaded) {
+                    filter.why = error.to_string();
+                }
+                filter.loaded = Some(loaded);
+                filter.look();
+            }
+            Err(error) => {
+                filter.why = error.to_string();
+                // So that it can be put on as soon as what is in the way is gone.
+                filter.loaded = Prefilter::load(name, config, &empty).ok();
+            }
+        }
+        filter
+    }
+
+    /// Makes adopted tables agree with workers that know nothing yet. Who is denied stays so.
+    fn take_over(&mut self, loaded: &Prefilter) -> Result<(), tachyon_loader::LoaderError> {
+        if matches!(loaded.found(), Found::Same | Found::OtherProgram) {
+            loaded.tables().topics_replace(&TopicBlocks::ALL)?;
+            loaded.tables().sessions_clear()?;
+            self.prefixes = number(loaded.tables().entries()?.1);
+        }
+        Ok(())
+    }
+
+    /// Asks the kernel how it is.
+    fn look(&mut self) {
+        if self.state == FilterState::Detached {
+            return;
+        }
+        let Some(loaded) = &self.loaded else { return };
+        let asked = match loaded.status() {
+            Ok(status) => status.mode,
+            Err(error) => {
+                // What was said when it could not be put on says more.
+                if self.state != FilterState::Failed {
+                    (self.state, self.why) = (FilterState::Failed, error.to_string());
+                }
+                return;
+            }
+        };
+        self.why = match (asked, self.section.mode) {
+            (Mode::Generic, FilterMode::Generic) => "generic, as the node file says".to_owned(),
+            (Mode::Generic, _) => {
+                let found = "it was put behind the driver earlier; detach and attach it to try the driver";
+                format!("generic: {}", loaded.why_generic().unwrap_or(found))
+            }
+            (Mode::Native | Mode::Offloaded, FilterMode::Generic) => {
+                "in the driver, where it was found, and not generic as the node file says; detach and attach it"
+                    .to_owned()
+            }
+            (Mode::Native | Mode::Offloaded, _) => String::new(),
+        };
+        self.state = if asked == Mode::Generic { FilterState::Generic } else { FilterState::Native };
+    }
+
+    fn put_on(&mut self) -> Result<(), String> {
+        let Some(loaded) = &mut self.loaded else {
+            return Err(format!(
+                "the pre-filter of {} was not loaded at the start: {}",
+                self.section.interface, self.why
+            ));
+        };
+        if let Err(error) = loaded.put_on() {
+            (self.state, self.why) = (FilterState::Failed, error.to_string());
+            return Err(error.to_string());
+        }
+        self.state = FilterState::Native; // or what the kernel says
+        self.look();
+        Ok(())
+    }
+
+    fn news(&self) -> String {
+        let (name, why) = (&self.section.interface, &self.why);
+        match self.state {
+            FilterState::Native if why.is_empty() => format!("the pre-filter of {name} is on it again"),
+            FilterState::Native | FilterState::Generic | FilterState::Detached => {
+                format!("the pre-filter of {name}: {why}")
+            }
+            FilterState::Failed => format!("{name} has no pre-filter, everything passes to the kernel: {why}"),
+        }
+    }
+
+    /// All of it but what is the same for every filter.
+    fn status(&self) -> FilterStatus {
+        let facts = self.loaded.as_ref().and_then(|loaded| loaded.facts().ok());
+        let counters = self.loaded.as_ref().and_then(|loaded| loaded.tables().counters().ok());
+        let fact = |one: fn(&Facts) -> u32| facts.as_ref().map_or(0, one);
+        let count = |one: fn(&Counters) -> u64| counters.as_ref().map_or(0, one);
+        let mut dropped = [0; REASON_SLOTS];
+        for reason in Reason::ALL {
+            dropped[reason.index()] = counters.as_ref().map_or(0, |counters| counters.dropped(*reason));
+        }
+        FilterStatus {
+            interface: self.section.interface.as_str().to_owned(),
+            state: self.state,
+            why: self.why.clone(),
+            program_id: fact(|facts| facts.program_id),
+            version: tachyon_loader::contract::VERSION,
+            instructions: fact(|facts| facts.verified_instructions),
+            code_bytes: fact(|facts| facts.jited_bytes),
+            run_ns: facts.map_or(0, |facts| facts.run_time_ns),
+            runs: facts.map_or(0, |facts| facts.run_count),
+            sessions: 0,
+            prefixes: self.prefixes,
+            topic_blocks: 0,
+            seen: count(Counters::seen),
+            passed_foreign: count(Counters::passed_foreign),
+            passed_ours: count(Counters::passed_ours),
+            redirected: count(Counters::redirected),
+            dropped,
+        }
+    }
+}
+
+fn number(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+/// What the node file says, in the loader's words.
+fn config(file: &NodeFile, section: &PrefilterSection, seed: u64) -> Config {
+    let rate = |(per_second, burst)| Rate { per_second, burst };
+    Config {
+        base_port: file.network.base_port,
+        shard_count: file.network.shard_count,
+        frame_bytes_max: file.frame_bytes_max(),
+        deliver: match section.deliver {
+            FilterDelivery::Kernel => Deliver::Kernel,
+            FilterDelivery::Afxdp => Deliver::ByShard,
+        },
+        pinned_rate: section.session_rate().map(rate),
+        unpinned_rate: section.source_rate().map(rate),
+        seed,
+        generation: 0,
+        native_allowed: section.mode != FilterMode::Generic,
+        generic_allowed: section.mode != FilterMode::Native,
+        pins: file.node.filter_dir.clone(),
+    }
+}
+
+/// The blocks with topics that a ruleset knows.
+fn blocks(image: &Verified<SealedImage>) -> TopicBlocks {
+    let (rules, mut blocks) = (image.ruleset(), TopicBlocks::NONE);
+    for id in 0..number(rules.topic_slots()) {
+        if rules.topic(id).is_some_and(|topic| topic.flags.get() & TOPIC_KNOWN != 0) {
+            blocks.allow(id);
+        }
+    }
+    blocks
+}
