@@ -35,6 +35,9 @@ pub(crate) fn build(more: &[&str], quiet: bool) -> Result<()> {
     if install::has_verbs() {
         command.args(["--features", "tachyon-node/verbs"]);
     }
+    if install::has_bpf() {
+        command.args(["--features", "tachyon-node/xdp"]);
+    }
     if quiet {
         command.arg("--quiet");
     }

@@ -39,6 +39,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// Every feature and crate, or those for which the libraries are there.
 fn features() -> Vec<&'static str> {
     let (dpdk, verbs, hwloc) = (install::has_dpdk(), install::has_verbs(), install::has_hwloc());
+    let bpf = install::has_bpf();
     let mut words = Vec::new();
     if !dpdk {
         println!("not tested: DPDK (apt-get install libdpdk-dev libclang-dev)");
@@ -49,14 +50,14 @@ fn features() -> Vec<&'static str> {
         println!("not tested: verbs (apt-get install libibverbs-dev libclang-dev)");
         words.extend(["--exclude", "tachyon-driver-verbs-sys", "--exclude", "tachyon-driver-verbs"]);
     }
-    if !install::has_bpf() {
+    if !bpf {
         println!("not tested: the pre-filter (apt-get install clang libbpf-dev)");
         words.extend(["--exclude", "tachyon-loader"]);
     }
     if !hwloc {
         println!("not tested: hwloc (apt-get install libhwloc-dev libudev-dev)");
     }
-    if dpdk && verbs && hwloc {
+    if dpdk && verbs && hwloc && bpf {
         words.push("--all-features");
         return words;
     }
@@ -65,6 +66,7 @@ fn features() -> Vec<&'static str> {
         (verbs, "tachyon-node/verbs"),
         (verbs, "tachyon-loadgen/verbs"),
         (hwloc, "tachyon-node/hwloc"),
+        (bpf, "tachyon-node/xdp"),
     ];
     for (_, feature) in some.iter().filter(|(is_there, _)| *is_there) {
         words.extend(["--features", feature]);

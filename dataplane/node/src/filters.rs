@@ -99,6 +99,8 @@ impl Filters {
                 FilterState::Failed => {
                     degraded.push(format!("{name} has no pre-filter, everything passes to the kernel: {}", filter.why));
                 }
+                // What is as it was asked for is not weaker than that.
+                FilterState::Generic if section.mode == FilterMode::Generic => {}
                 _ if !filter.why.is_empty() => degraded.push(format!("the pre-filter of {name}: {}", filter.why)),
                 _ => {}
             }

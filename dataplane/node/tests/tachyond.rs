@@ -7,7 +7,7 @@ use std::{fs, net::UdpSocket, process::Command, thread, time::Duration};
 use tachyon_policy::compile::{Quota, compile};
 use tachyon_segment::{
     WorkerState,
-    handover::{CallError, LaneRequest, PortState, Request},
+    handover::{CallError, LaneRequest, PortState, Prefix, Request},
     seal_image,
 };
 use tachyon_wire::{
@@ -315,6 +315,33 @@ fn a_driver_that_is_not_built_in_is_refused_with_what_to_do() {
     let (fine, said) = said_by(&folder, &format!("driver = \"dpdk\"\n{port}"));
     assert!(!fine && said.contains("build it with --features dpdk"), "{said}");
     assert!(!folder.0.join("state/boot-number").exists(), "what did not start is no start");
+}
+
+#[cfg(not(feature = "xdp"))]
+#[test]
+fn without_xdp_a_node_goes_on_without_filters_and_says_so() {
+    let folder = Folder::new("no-xdp");
+    let more = "[[prefilter]]\ninterface = \"lo\"\ndeliver = \"afxdp\"\n";
+    let text = "driver = [\"afxdp\", \"uring\"]\n[workers]\ncount = 1\n";
+    let file = format!(
+        "[node]\nstate_dir = {:?}\nrun_dir = {:?}\n{more}[network]\naddress = \"127.0.0.1\"\nbase_port = {}\n{text}",
+        folder.0.join("state"),
+        folder.0.join("run"),
+        free_base()
+    );
+    let mut node = Node::start_file(&folder.0, free_base(), &file);
+    node.hear("\"ready\"");
+    for says in ["afxdp is left out: this tachyond was built without XDP", "lo has no pre-filter, everything passes"] {
+        assert!(node.said.iter().any(|line| line.contains("degraded") && line.contains(says)), "{:#?}", node.said);
+    }
+    let (mut control, ..) = node.connect();
+    assert_eq!(control.filters().unwrap(), []);
+    for request in [Request::AttachFilter("lo".into()), Request::DetachFilter("lo".into())] {
+        assert!(refused(control.call(&request)).contains("--features xdp"));
+    }
+    control.call(&Request::Denied(Prefix::seal(&[]).unwrap())).unwrap();
+    let list = [Prefix::new([10, 0, 0, 0].into(), 8).unwrap()];
+    assert!(refused(control.call(&Request::Denied(Prefix::seal(&list).unwrap()))).contains("--features xdp"));
 }
 
 #[test]

@@ -348,6 +348,7 @@ impl AfxdpPorts {
         let foreign = Foreign::ALL.iter();
         let foreign = foreign.map(|&cause| (format!("not_frames_{}", cause.name()), shared.foreign(index, cause)));
         counters.extend(foreign.filter(|(_, count)| *count > 0));
+        counters.push(("items_finished".to_owned(), shared.sum(|counts| &counts.finished[index])));
         counters.push(("other_workers_shard".to_owned(), shared.sum(|counts| &counts.other_worker[index])));
         if index == 0 {
             // These are of the node, and stand with its first port.

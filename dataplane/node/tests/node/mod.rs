@@ -1,5 +1,6 @@
 //! A running `tachyond` for a test: its folder, its process, and the control side of its socket.
 #![expect(clippy::unwrap_used, reason = "in a test a failure is a panic, in its helpers too")]
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::{
     fs,
@@ -78,7 +79,6 @@ impl Node {
 
     /// The same with more in its section on the network.
     pub(crate) fn start_with(folder: &Path, base: u16, workers: u16, network: &str, more: &str) -> Self {
-        let file = folder.join("node.toml");
         let text = format!(
             "[node]\nstate_dir = {:?}\nrun_dir = {:?}\n[network]\naddress = \"127.0.0.1\"\nbase_port = {base}\n\
              shard_count = {SHARDS}\n{network}[memory]\nbuffers_per_worker = 256\nreceive_buffers = 64\n\
@@ -87,6 +87,12 @@ impl Node {
             folder.join("state"),
             folder.join("run"),
         );
+        Self::start_file(folder, base, &text)
+    }
+
+    /// Starts one with this file; its folders are `state` and `run` in the folder.
+    pub(crate) fn start_file(folder: &Path, base: u16, text: &str) -> Self {
+        let file = folder.join("node.toml");
         fs::write(&file, text).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_tachyond"))
             .args(["--json", "--config"])
