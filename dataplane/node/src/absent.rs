@@ -164,14 +164,12 @@ pub(crate) mod filters {
             Vec::new()
         }
 
-        #[expect(clippy::unused_self, clippy::needless_pass_by_ref_mut, reason = "as where there are some")]
         pub(crate) fn open_session(&mut self, _: &OpenSession) -> Result<(), String> {
             Ok(())
         }
 
         pub(crate) fn close_session(&mut self, _: u32, _: Vec<u64>) {}
 
-        #[expect(clippy::unused_self, clippy::needless_pass_by_ref_mut, reason = "as where there are some")]
         pub(crate) fn widen(&mut self, _: &Image) -> Result<(), String> {
             Ok(())
         }

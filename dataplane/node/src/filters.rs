@@ -1,9 +1,9 @@
 //! Housekeeping's side of the pre-filters: what they know, how they are, and what control asks of them.
 //!
-//! A filter only drops early what the workers would refuse, so it may never know less than they do: a session is told to it
+//! A filter drops early what the workers would refuse, so it may never know less than they do: a session is told to it
 //! before the workers and taken from it after all of them, and the topics of a ruleset are added before the ruleset is
 //! handed out and the old ones taken away once every worker judges by the new one. Topics are derived here, from the very
-//! image that the workers get.
+//! image that the workers get. Denied sources and rates of sources are the filters' alone, and so hold where there is one.
 //!
 //! A filter that is off its interface, for whatever reason, is kept up to date all the same, so putting it on again is one step.
 
@@ -441,6 +441,7 @@ fn config(file: &NodeFile, section: &PrefilterSection, seed: u64) -> Config {
     Config {
         base_port: file.network.base_port,
         shard_count: file.network.shard_count,
+        // A device may have less, which the workers then know.
         frame_bytes_max: file.frame_bytes_max(),
         deliver: match section.deliver {
             FilterDelivery::Kernel => Deliver::Kernel,

@@ -90,13 +90,7 @@ pub(crate) fn build(file: &NodeFile, voice: Voice, stop: Arc<AtomicBool>) -> any
         desks.push(start(devices.seat(worker.worker, region)?, seat, desk, &common, &mut degraded)?);
     }
     degraded.extend(devices.start(&plan)?);
-    if file.memory.lock
-        && let Err(error) = mlockall(MlockAllFlags::CURRENT)
-    {
-        degraded.push(format!(
-            "tables are not locked in memory ({error}); raise RLIMIT_MEMLOCK (`ulimit -l`) or start as root"
-        ));
-    }
+    lock_memory(file, &mut degraded);
     degraded.extend(sandbox.keeping(filters.rights(), filters.folders()).enter()?);
     let stats = StatsReader::open(segment.reader_fd(), boot_id).context("cannot read the statistics segment")?;
     let (hello, transports) = (hello(file, boot, boot_id, &devices), devices.titles());
@@ -125,6 +119,17 @@ pub(crate) fn build(file: &NodeFile, voice: Voice, stop: Arc<AtomicBool>) -> any
     degraded.dedup();
     house.hello.degraded = degraded;
     Ok(house)
+}
+
+/// Has everything that there is by now stay in memory, if the node file says so.
+fn lock_memory(file: &NodeFile, degraded: &mut Vec<String>) {
+    if file.memory.lock
+        && let Err(error) = mlockall(MlockAllFlags::CURRENT)
+    {
+        degraded.push(format!(
+            "tables are not locked in memory ({error}); raise RLIMIT_MEMLOCK (`ulimit -l`) or start as root"
+        ));
+    }
 }
 
 /// Says what the node is, once it runs.

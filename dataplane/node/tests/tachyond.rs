@@ -7,7 +7,7 @@ use std::{fs, net::UdpSocket, process::Command, thread, time::Duration};
 use tachyon_policy::compile::{Quota, compile};
 use tachyon_segment::{
     WorkerState,
-    handover::{CallError, LaneRequest, PortState, Prefix, Request},
+    handover::{CallError, LaneRequest, PortState, Request},
     seal_image,
 };
 use tachyon_wire::{
@@ -320,6 +320,7 @@ fn a_driver_that_is_not_built_in_is_refused_with_what_to_do() {
 #[cfg(not(feature = "xdp"))]
 #[test]
 fn without_xdp_a_node_goes_on_without_filters_and_says_so() {
+    use tachyon_segment::handover::Prefix;
     let folder = Folder::new("no-xdp");
     let more = "[[prefilter]]\ninterface = \"lo\"\ndeliver = \"afxdp\"\n";
     let text = "driver = [\"afxdp\", \"uring\"]\n[workers]\ncount = 1\n";

@@ -1,6 +1,7 @@
 //! `tachyond` behind the pre-filter, with sockets and with AF_XDP: what was sent is what the filter and the node account for
 //! together, whatever is opened, closed, swapped, killed or taken off meanwhile. Needs root, for namespaces of its own.
 #![cfg(feature = "xdp")]
+#![allow(clippy::unwrap_used, reason = "in a test a failure is a panic, in its helpers too")]
 
 mod cable;
 mod node;

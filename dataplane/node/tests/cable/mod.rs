@@ -1,5 +1,9 @@
 //! Two network namespaces with a cable between them, and a bpf file system for pins. All of it goes when this is dropped.
-#![expect(clippy::unwrap_used, reason = "in a test a failure is a panic, in its helpers too")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "in a test a failure is a panic, in its helpers too, and what is skipped is said"
+)]
 
 use rustix::{
     fs::{CWD, Mode, OFlags, openat},
@@ -56,7 +60,7 @@ impl Cable {
             run("ip", &format!("-n {namespace} link set dev lo up"));
         }
         // A queue for each of two workers; everything comes on the first, as the other end has but one to send from.
-        let far = format!("name a address 02:00:00:00:78:01 numrxqueues 1 numtxqueues 1");
+        let far = "name a address 02:00:00:00:78:01 numrxqueues 1 numtxqueues 1";
         let near = format!("name b address 02:00:00:00:78:02 numrxqueues 2 numtxqueues 2 netns {here}");
         run("ip", &format!("-n {there} link add {far} type veth peer {near}"));
         for (namespace, device, address) in [(&there, "a", PUBLISHER), (&there, "a", OTHER), (&here, "b", NODE)] {
