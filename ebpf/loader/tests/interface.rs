@@ -144,6 +144,37 @@ fn the_next_loader_adopts() {
 }
 
 #[test]
+fn a_filter_that_was_taken_off_comes_back_with_the_tables_that_were_kept_meanwhile() {
+    if !lane::can_be_made() {
+        return;
+    }
+    let lane = Lane::new();
+    let to = lane.receiver();
+    let config = Config { native_allowed: false, ..config(&lane) };
+    // Loaded before there is an interface to put it on.
+    let mut filter = within(&to, || Prefilter::load("b", &config, &Content::default())).expect("loaded");
+    let status = |filter: &Prefilter| within(&to, || filter.status());
+    assert!(status(&filter).is_err());
+    filter.tables().session_add(&pinned()).unwrap();
+    within(&to, || filter.put_on()).expect("put on");
+    let first = status(&filter).expect("a status");
+    assert_eq!((first.mode, filter.why_generic()), (Mode::Generic, None), "as it was asked for");
+    within(&to, || filter.take_off()).expect("taken off");
+    assert!(status(&filter).is_err() && !lane.pins.join("b").exists());
+    // Another loader's program is not taken for this one, and is replaced by it.
+    let other =
+        within(&to, || Prefilter::attach("b", &Config { shard_count: 8, ..config.clone() }, &Content::default()));
+    let other = other.expect("attached");
+    assert!(status(&other).is_ok());
+    within(&to, || filter.put_on()).expect("put on again");
+    assert!(status(&filter).is_ok() && status(&other).is_err());
+    assert_eq!(status(&filter).unwrap().program.program_id, first.program.program_id);
+    assert_eq!(filter.tables().entries().unwrap(), (1, 0));
+    assert_eq!((filter.tables().sessions_clear().unwrap(), filter.tables().entries().unwrap()), (1, (0, 0)));
+    within(&to, || filter.detach()).expect("detached");
+}
+
+#[test]
 fn what_stands_in_the_way_is_said() {
     if !lane::can_be_made() {
         return;
