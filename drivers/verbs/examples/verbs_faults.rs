@@ -12,8 +12,11 @@
 #![expect(clippy::print_stdout, reason = "printing the result, and lines between the processes, is what it is for")]
 
 mod ends;
+#[path = "ends/seen.rs"]
+mod seen;
 
-use ends::{At, RING, SHARD, Seen, number, port};
+use ends::{At, RING, SHARD, port};
+use seen::{Seen, number};
 use serde_json::json;
 use std::{
     collections::BTreeMap,

@@ -17,8 +17,11 @@
 #![expect(clippy::print_stdout, reason = "printing the result is what it is for")]
 
 mod ends;
+#[path = "ends/seen.rs"]
+mod seen;
 
-use ends::{At, RING, SHARD, Seen, number, port};
+use ends::{At, RING, SHARD, port};
+use seen::{Seen, number};
 use serde_json::json;
 use std::{
     net::IpAddr,
@@ -312,7 +315,7 @@ impl<D: Device> Worker<D> {
                 let (well, badly) = self.turn();
                 (found.sent, found.failed) = (found.sent + well, found.failed + badly);
                 for received in self.received.drain(..) {
-                    back |= ends::number(&received.buffer, received.offset) == number;
+                    back |= seen::number(&received.buffer, received.offset) == number;
                     found.received += 1;
                     self.pool.put(received.buffer);
                 }
