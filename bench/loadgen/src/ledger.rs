@@ -117,6 +117,12 @@ impl Ledgers {
     }
 }
 
+/// Reasons of copies that a device had and did not bring to a good end.
+const IN_DOUBT: [&str; 3] = ["E_TX_CQ_ERROR", "E_TX_QP_RESET", "E_TX_TIMEOUT"];
+/// All reasons of copies whose frame already had a number.
+const REFUSED_BY_DEVICE: [&str; 5] =
+    ["E_TX_CONGESTION", "E_TX_SUBMIT_FAIL", "E_TX_CQ_ERROR", "E_TX_QP_RESET", "E_TX_TIMEOUT"];
+
 /// What our side counted, to be held against the node's ledgers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OurCounts {
@@ -256,10 +262,16 @@ impl Proof {
 
     fn settle_after(&mut self, node: &Ledgers, ours: &OurCounts) {
         let (given, received) = (node.copies.well, ours.copies_received);
-        self.charge(received.saturating_sub(given), "copies that subscribers read and the node did not give");
+        // What a device did not see acknowledged may have arrived all the same: the acknowledgement was lost, not the frame.
+        let doubtful: u64 = IN_DOUBT.iter().map(|code| node.copies.reason(code)).sum();
+        let excess = received.saturating_sub(given);
+        self.charge(excess.saturating_sub(doubtful), "copies that subscribers read and the node did not give");
         self.lost_after = given.saturating_sub(received);
         if self.lost_after == 0 {
-            self.charge(ours.gap_frames, "frames of the node missing although every copy arrived");
+            // Frames are numbered before a device refuses them, and each carries one copy at least.
+            let refused: u64 = REFUSED_BY_DEVICE.iter().map(|code| node.copies.reason(code)).sum();
+            let gaps = ours.gap_frames.saturating_sub(refused);
+            self.charge(gaps, "frames of the node missing although every copy arrived");
             return;
         }
         self.after = if ours.subscriber_overflow > 0 {
@@ -304,6 +316,16 @@ mod tests {
     fn what_adds_up_leaves_nothing_unaccounted() {
         let proof = Proof::of(&node(), &ours());
         assert_eq!((proof.unaccounted, proof.before, proof.after), (0, Source::None, Source::None));
+    }
+
+    #[test]
+    fn what_a_device_did_not_see_acknowledged_may_have_arrived() {
+        let reasons = [("E_TX_QP_RESET", 60), ("E_TX_TIMEOUT", 30), ("E_TX_CONGESTION", 10)];
+        let failed = Ledgers { copies: ledger(1600, 1500, &reasons), ..node() };
+        let of = |copies_received, gap_frames| Proof::of(&failed, &OurCounts { copies_received, gap_frames, ..ours() });
+        assert_eq!((of(1590, 0).unaccounted, of(1591, 0).unaccounted), (0, 1), "congestion comes before the device");
+        assert_eq!((of(1500, 100).unaccounted, of(1500, 101).unaccounted), (0, 1), "what was refused leaves gaps");
+        assert_eq!((of(1499, 0).after, of(1499, 0).unaccounted), (Source::Unknown, 1));
     }
 
     #[test]

@@ -37,12 +37,18 @@ use tachyon_wire::Endpoint;
 const TICK: Duration = Duration::from_millis(1);
 /// How often the node is asked how it sees our lanes.
 const LOOK_NS: u64 = 100_000_000;
+/// How long a lane that fell back is left to UDP. To agree on it needs no packet, so whether packets pass again is found out by
+/// frames alone, and those that were tried are lost; this is several times as long as a lane takes to fail.
+const REST_NS: u64 = 5_000_000_000;
 /// How long an offer stands: the node answers within a call, so this is only for one that it refused.
 const OFFER_NS: u64 = 200_000_000;
 /// Slots of a subscriber's ring: twice what a node's queue pair holds (256), so that a full burst waits for nobody.
 const RING_SLOTS: u32 = 512;
 /// Receives of a publisher, for acks and nacks.
 const ANSWER_RECEIVES: u32 = 32;
+/// 82 ms, as the InfiniBand table has it, for each of the node's tries: threads of this program may stand still for longer than
+/// a subscriber should, and that is not what is measured.
+const MIN_RNR_TIMER: u8 = 26;
 /// Most receives of a subscriber; a quarter of it is what one node worker sends at once.
 const RECEIVES_MAX: u32 = 1_024;
 /// Most troubles that are told one by one.
@@ -118,6 +124,7 @@ impl Rdma {
         config.items_max = 2 * u32::from(self.buffers) + ANSWER_RECEIVES;
         config.items_per_lane_max = config.items_max;
         config.connections_max = self.workers;
+        config.min_rnr_timer = MIN_RNR_TIMER;
         // A lane that is agreed on again takes its names anew before the old ones are given back.
         config.lanes_max = 2 * (self.shard_count + self.workers);
         config.events = self.sleeps;
@@ -245,6 +252,8 @@ pub struct End<F: Device> {
     names: Names,
     /// Lanes agreed on so far.
     agreements: u64,
+    /// Until when a lane that fell back is left to UDP, by worker.
+    resting: BTreeMap<u16, u64>,
     /// What was counted before the run; a device counts since it was there.
     counted: BTreeMap<String, u64>,
 }
@@ -260,7 +269,7 @@ impl<F: Device> End<F> {
     #[must_use]
     pub fn new(ports: VerbsPorts<F>, owner: Owner, fabric: Fabric, names: Names) -> Self {
         let counted = ports.report().counters.into_iter().collect();
-        Self { ports, owner, fabric, names, agreements: 0, counted }
+        Self { ports, owner, fabric, names, agreements: 0, resting: BTreeMap::new(), counted }
     }
 
     /// Agrees on a lane with every worker.
@@ -332,11 +341,15 @@ impl<F: Device> End<F> {
     ///
     /// # Errors
     /// Nobody answers, or a lane does not come about; it is tried again at the next look.
-    pub fn look(&mut self, carrier: &mut dyn Carrier) -> Result<u64> {
+    pub fn look(&mut self, now_ns: u64, carrier: &mut dyn Carrier) -> Result<u64> {
         let lanes = carrier.lanes(self.owner)?;
         let fell_back = lanes.iter().filter(|lane| lane.fell_back).count() as u64;
         let mut renewed = Ok(());
         for lane in lanes.iter().filter(|lane| lane.wants_offer) {
+            if lane.fell_back && now_ns < *self.resting.entry(lane.worker).or_insert(now_ns + REST_NS) {
+                continue;
+            }
+            self.resting.remove(&lane.worker);
             // One that does not come back keeps no other from it; the first error is told.
             renewed = renewed.and(self.renew(lane.worker, carrier).with_context(|| lane.why.clone()));
         }
@@ -393,7 +406,7 @@ impl Desk {
             if now - looked_ns >= LOOK_NS {
                 looked_ns = now;
                 for end in &mut self.ends {
-                    match end.look(&mut self.carrier) {
+                    match end.look(now, &mut self.carrier) {
                         Ok(fell_back) => self.report.fell_back = self.report.fell_back.max(fell_back),
                         Err(error) => troubles.push(error),
                     }

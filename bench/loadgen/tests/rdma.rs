@@ -50,13 +50,15 @@ struct Node {
     queues: Vec<Worker>,
     offers: Vec<(Owner, u16)>,
     refuses: bool,
+    /// It says of lanes that fail that their frames go by UDP.
+    falls_back: bool,
     now_ns: u64,
 }
 
 impl Node {
     fn new(world: &World) -> Self {
         let (ports, queues) = station(world, 1, WORKERS);
-        Self { ports, queues, offers: Vec::new(), refuses: false, now_ns: 0 }
+        Self { ports, queues, offers: Vec::new(), refuses: false, falls_back: false, now_ns: 0 }
     }
 
     fn tick(&mut self) {
@@ -105,7 +107,7 @@ impl Carrier for Node {
         let lane = |lane: tachyon_driver_verbs::LaneReport| NodeLane {
             worker: lane.worker,
             wants_offer: lane.state == "waiting" || lane.state == "failed",
-            fell_back: false,
+            fell_back: self.falls_back && lane.state != "connected",
             why: lane.why,
         };
         Ok(self.ports.report().lanes.into_iter().map(lane).collect())
@@ -184,7 +186,7 @@ fn a_lane_that_failed_at_the_node_is_offered_again_and_carries_frames_again() {
         node.tick();
         ours.0.rx_burst(&mut ours.1, &mut RxBatch::new());
         let troubles = end.tick(now_ns, node);
-        let looked = end.look(node);
+        let looked = end.look(now_ns, node);
         troubles.len() + usize::from(looked.is_err())
     };
     let mut troubles = 0;
@@ -205,4 +207,29 @@ fn a_lane_that_failed_at_the_node_is_offered_again_and_carries_frames_again() {
     node.received(1);
     assert_eq!(send_to_all(&mut ours), 0, "by every name");
     assert_eq!((node.received(0).len(), node.received(1).len()), (4, 4));
+}
+
+#[test]
+fn a_lane_that_fell_back_is_left_to_udp_for_a_while() {
+    let (_world, mut node, mut end, mut ours) = joined(Fabric::RdmaConnection, Owner::Session(5));
+    let names = Names { node: NODE, workers: WORKERS, shard_count: SHARDS };
+    assert_eq!(send_to_all(&mut ours), 0);
+    node.falls_back = true;
+    node.ports.reset(0, US).unwrap();
+    let start_ns = tachyon_loadgen::clock::now_ns();
+    let offers = node.offers.len();
+    // In steps of 10 ms, for 4 s of a time of our own and then for 4 more.
+    let mut run = |from: u64| {
+        for step in from..from + 400 {
+            let now_ns = start_ns + step * 10_000_000;
+            node.tick();
+            ours.0.rx_burst(&mut ours.1, &mut RxBatch::new());
+            end.tick(now_ns, &mut node);
+            end.look(now_ns, &mut node).unwrap();
+        }
+        (node.offers.len() - offers, end.state_of(&names.of(0)))
+    };
+    assert_eq!(run(0).0, 0, "it was offered although its frames had just gone to UDP");
+    let (offered, state) = run(400);
+    assert_eq!((offered > 0, state), (true, Some("connected")), "{offered} offers");
 }
