@@ -14,7 +14,13 @@ pub(crate) enum Lab {
     Dpdk(Args),
     /// The verbs driver beside perftest on two soft RoCE devices, and a look at its packets; then without link, with loss, delay
     /// and reordering, and with a subscriber that is killed, reads nothing or has the wrong key.
-    Roce(Args),
+    Roce {
+        /// Instead: the real node on one device and its load on the other, beside perftest; then the same troubles.
+        #[arg(long)]
+        governed: bool,
+        #[command(flatten)]
+        args: Args,
+    },
 }
 
 /// How.
@@ -38,13 +44,20 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
             (args, result, print_smoke)
         }
         Lab::Dpdk(args) => {
-            build_node()?;
+            if !install::has_dpdk() {
+                bail!("a node that owns cards needs DPDK: apt-get install libdpdk-dev libclang-dev");
+            }
+            build_node("tachyon-node/dpdk")?;
             let release = built("");
             (args, tachyon_lab::dpdk::run(&folder, &args.kernel, &release, &own)?, print_dpdk)
         }
-        Lab::Roce(args) => {
-            let examples = ["--package", "tachyon-driver-verbs", "--examples"];
-            crate::run(cargo(&["build", "--quiet", "--locked", "--release"]).args(examples))?;
+        Lab::Roce { governed: true, args } => {
+            build_node("tachyon-node/verbs,tachyon-loadgen/verbs")?;
+            build_examples()?;
+            (args, tachyon_lab::governed::run(&folder, &args.kernel, &built(""), &own)?, print_governed)
+        }
+        Lab::Roce { governed: false, args } => {
+            build_examples()?;
             (args, tachyon_lab::roce::run(&folder, &args.kernel, &built("examples"), &own)?, print_roce)
         }
     };
@@ -60,13 +73,16 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
 }
 
 /// Builds our programs for the guest, which is the same system as this one.
-fn build_node() -> Result<()> {
-    if !install::has_dpdk() {
-        bail!("a node that owns cards needs DPDK: apt-get install libdpdk-dev libclang-dev");
-    }
+fn build_node(features: &str) -> Result<()> {
     let packages = ["tachyon-node", "tachyon-daemon", "tachyon-cli", "tachyon-loadgen"];
-    let mut command = cargo(&["build", "--quiet", "--locked", "--release", "--features", "tachyon-node/dpdk"]);
+    let mut command = cargo(&["build", "--quiet", "--locked", "--release", "--features", features]);
     crate::run(command.args(packages.iter().flat_map(|package| ["--package", package])))
+}
+
+/// Builds the verbs driver's examples, which run in the guest.
+fn build_examples() -> Result<()> {
+    let examples = ["--package", "tachyon-driver-verbs", "--examples"];
+    crate::run(cargo(&["build", "--quiet", "--locked", "--release"]).args(examples))
 }
 
 /// The smoke test's result, for a person.
@@ -116,6 +132,29 @@ fn print_roce(result: &Value) {
         println!("  slower than it shall be: {}", missed.as_str().unwrap_or_default());
     }
     println!("  booted in {:.1} s, done after {:.1} s", number(result, "boot_s"), number(result, "wall_s"));
+}
+
+/// The node's result on RDMA, for a person.
+fn print_governed(result: &Value) {
+    println!("lab: tachyond with RDMA in a guest with Linux {}", result["kernel"].as_str().unwrap_or_default());
+    for row in result["rows"].as_array().into_iter().flatten() {
+        println!(
+            "  {:<5} governed: {} messages/s in frames of {}; perftest, 64 bytes: {}; ratio {}",
+            row["mode"].as_str().unwrap_or_default(),
+            row["messages_per_second"],
+            row["messages_per_frame"],
+            row["perftest_messages_per_second"],
+            row["ratio"]
+        );
+    }
+    for told in ["ways", "faults"] {
+        result[told].as_array().into_iter().flatten().for_each(|one| println!("  {one}"));
+    }
+    for missed in result["missed"].as_array().into_iter().flatten() {
+        println!("  slower than it shall be: {}", missed.as_str().unwrap_or_default());
+    }
+    let seconds = |key: &str| result[key].as_f64().unwrap_or(f64::NAN);
+    println!("  booted in {:.1} s, done after {:.1} s", seconds("boot_s"), seconds("wall_s"));
 }
 
 /// The node's result, for a person.

@@ -9,6 +9,7 @@ use crate::{
     bed::Bed,
     guest::{Guest, Outcome, Phase},
     initramfs::Archive,
+    load::{Load, exact, object, one},
 };
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
@@ -131,19 +132,6 @@ fn judge_phase(phase: &Phase) -> Result<Value> {
     }
 }
 
-/// The first thing said under `key`.
-fn one<'a>(phase: &'a Phase, key: &str) -> Result<&'a str> {
-    let found = phase.said.iter().find(|(said, _)| said == key);
-    found.map(|(_, value)| value.as_str()).with_context(|| format!("the job never said {key}"))
-}
-
-/// What was said under `key` of what is called `name`: one JSON object.
-fn object(phase: &Phase, key: &str, name: &str) -> Result<Value> {
-    let mut said = phase.said.iter().filter(|(said, _)| said == key).filter_map(|(_, value)| value.split_once(' '));
-    let (_, text) = said.find(|(said, _)| *said == name).with_context(|| format!("the job never said {key} {name}"))?;
-    serde_json::from_str(text).with_context(|| format!("{key} {name} is {text:?}"))
-}
-
 /// A node that must not start said one line with `why` in it, and failed.
 fn refused(phase: &Phase, name: &str, why: &str) -> Result<Value> {
     let words: Vec<_> = one(phase, "refused")?.splitn(4, ' ').collect();
@@ -151,62 +139,6 @@ fn refused(phase: &Phase, name: &str, why: &str) -> Result<Value> {
     ensure!(said == name && code == "1", "tachyond ended with {code}: {text}");
     ensure!(lines == "1" && text.contains(why), "tachyond gave up with {lines} lines, the last: {text}");
     Ok(json!({ "code": 1, "said": text }))
-}
-
-/// What of a load's report is told on.
-struct Load(Value);
-
-impl Load {
-    fn of(phase: &Phase, name: &str) -> Result<Self> {
-        Ok(Self(object(phase, "load", name)?))
-    }
-
-    fn count(&self, path: &str) -> u64 {
-        self.0.pointer(path).and_then(Value::as_u64).unwrap_or(u64::MAX)
-    }
-
-    fn reasons(&self, ledger: &str) -> Value {
-        self.0.pointer(&format!("/ledgers/{ledger}/reasons")).cloned().unwrap_or_default()
-    }
-
-    fn json(&self) -> Value {
-        let report = &self.0;
-        json!({
-            "offered_frames": report["offered_frames"], "seen": report["ledgers"]["frames"]["seen"],
-            "due": report["ledgers"]["copies"]["due"], "given": report["ledgers"]["copies"]["given"],
-            "received": report["received_copies"], "unaccounted": report["unaccounted"],
-            "lost_before": report["lost_before_us"]["frames"], "lost_before_by": report["lost_before_us"]["source"],
-            "lost_after": report["lost_after_us"]["copies"], "lost_after_by": report["lost_after_us"]["source"],
-            "frame_reasons": self.reasons("frames"), "message_reasons": self.reasons("messages"),
-            "copy_reasons": self.reasons("copies"), "findings": report["findings"],
-        })
-    }
-
-    /// Whether nothing was refused for any of a ledger's reasons.
-    fn is_clean(&self, ledger: &str) -> bool {
-        self.reasons(ledger).as_object().is_none_or(|reasons| reasons.values().all(|count| *count == 0))
-    }
-}
-
-/// A load that arrived as it was sent: nothing refused, and nothing lost but what a full socket or card is known to have
-/// dropped, which may happen where all processors of the guest stand still for a while.
-fn exact(phase: &Phase, name: &str) -> Result<Value> {
-    let load = Load::of(phase, name)?;
-    let json = load.json();
-    let lost = |side: &str, count: &str, sources: &[&str]| {
-        let named = json[format!("lost_{side}_by")].as_str().is_some_and(|source| sources.contains(&source));
-        let lost = load.count(&format!("/lost_{side}_us/{count}"));
-        if named { lost } else { 0 }
-    };
-    let before = lost("before", "frames", &["socket_overflow", "receive_starved"]);
-    let after = lost("after", "copies", &["subscriber_overflow"]);
-    let same = load.count("/offered_frames") == load.count("/ledgers/frames/seen").saturating_add(before)
-        && load.count("/ledgers/copies/due") == load.count("/received_copies").saturating_add(after)
-        && load.count("/received_copies") > 0
-        && load.count("/unaccounted") == 0;
-    let clean = ["frames", "messages", "copies"].into_iter().all(|ledger| load.is_clean(ledger));
-    ensure!(same && clean, "load {name} is not exact: {json}");
-    Ok(json)
 }
 
 /// A load whose way out was closed for a while: all came in, and copies that were not given have their reason. What was given

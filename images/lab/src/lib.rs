@@ -15,14 +15,17 @@
 //! - [`smoke`] is the first job: two cards between two network namespaces, forwarding.
 //! - [`dpdk`] is the second: the real node between its load, on two cards of its own.
 //! - [`roce`] is the third: the verbs driver beside perftest, on two soft RoCE devices and a veth.
+//! - [`governed`] is the fourth: the real node between its load, on the same devices.
 #![forbid(unsafe_code)]
 
 pub mod bed;
 pub mod dpdk;
 pub mod fetch;
+pub mod governed;
 pub mod guest;
 pub mod initramfs;
 pub mod kernel;
+mod load;
 mod qmp;
 pub mod roce;
 pub mod smoke;

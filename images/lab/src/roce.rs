@@ -9,7 +9,7 @@
 //!
 //! Then packets are looked at, links go, packets are lost, late and out of order, a subscriber is killed, reads nothing or has the
 //! wrong key, and each time every frame is accounted for. Devices and veth count packets, so what is told really was on the wire: one
-//! soft device alone would short-cut it. `roce.sh` is the other half, in the guest.
+//! soft device alone would short-cut it. `roce/` is the other half, in the guest.
 
 use crate::{
     bed::Bed,
@@ -20,7 +20,9 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::{path::Path, time::Duration};
 
-const SCRIPT: &str = include_str!("../roce.sh");
+/// The devices and perftest, for both jobs on them, and this job.
+pub(crate) const DEVICES: &str = include_str!("../roce/devices.sh");
+const SCRIPT: &str = include_str!("../roce/alone.sh");
 
 /// Programs of perftest that the script runs.
 const PERFTEST: [&str; 4] = ["ib_send_bw", "ib_send_lat", "ib_write_bw", "ib_write_lat"];
@@ -85,9 +87,27 @@ const LIMIT: Duration = Duration::from_secs(600);
 ///
 /// Says what did not hold, or that the guest died; its console is in `roce.log` in `folder`.
 pub fn run(folder: &Path, series: &str, examples: &Path, own: &Path) -> Result<Value> {
+    let mut bed = bed(folder, series)?;
+    for example in ["verbs_pingpong", "verbs_faults"] {
+        bed.program(&format!("/usr/bin/{example}"), &examples.join(example))?;
+    }
+    bed.program("/usr/bin/tachyon-lab-capture", &own.join("tachyon-lab-capture"))?;
+    let job = job(&format!("PING_PONGS={PING_PONGS}\n{DEVICES}{SCRIPT}"));
+    // Two processors, because both ends poll.
+    let guest = Guest { name: "roce", cpus: 2, memory_mib: 768, huge_pages: 0, wires: 0, ipv6: false };
+    let outcome = guest.run(&bed, &job, LIMIT)?;
+    judge(&outcome).with_context(|| bed.last_words("roce"))
+}
+
+/// A bed with soft RoCE, perftest, and what cuts and disturbs a veth.
+///
+/// # Errors
+///
+/// As [`Bed::make`].
+pub(crate) fn bed(folder: &Path, series: &str) -> Result<Bed> {
     let mut bed = Bed::make(folder, series)?;
     // crc32_generic is asked for by its algorithm's name, which no list of dependencies knows.
-    bed.modules(&["crc32_generic", "rdma_rxe", "ib_uverbs", "veth", "sch_netem", "af_packet"])?;
+    bed.modules(&["crc32_generic", "rdma_rxe", "ib_uverbs", "veth", "sch_netem", "sch_prio", "cls_u32", "af_packet"])?;
     for program in PERFTEST {
         bed.packaged(&format!("/usr/bin/{program}"))?;
     }
@@ -95,19 +115,16 @@ pub fn run(folder: &Path, series: &str, examples: &Path, own: &Path) -> Result<V
         bed.program(&format!("/usr/bin/{name}"), &bed.tools().find(path)?)?;
     }
     bed.packaged("/usr/lib/x86_64-linux-gnu/libibverbs/librxe-rdmav34.so")?;
-    for example in ["verbs_pingpong", "verbs_faults"] {
-        bed.program(&format!("/usr/bin/{example}"), &examples.join(example))?;
-    }
-    bed.program("/usr/bin/tachyon-lab-capture", &own.join("tachyon-lab-capture"))?;
+    Ok(bed)
+}
+
+/// A job that knows how many messages a run of a rate has.
+pub(crate) fn job(script: &str) -> Archive {
     let mut job = Archive::new();
     // libibverbs loads the drivers that are named here.
     job.file("/etc/libibverbs.d/rxe.driver", b"driver rxe\n".to_vec(), false);
-    let script = format!("STREAMED={STREAMED}\nPING_PONGS={PING_PONGS}\n{SCRIPT}");
-    job.file("/job", script.into_bytes(), false);
-    // Two processors, because both ends poll.
-    let guest = Guest { name: "roce", cpus: 2, memory_mib: 768, huge_pages: 0, wires: 0, ipv6: false };
-    let outcome = guest.run(&bed, &job, LIMIT)?;
-    judge(&outcome).with_context(|| bed.last_words("roce"))
+    job.file("/job", format!("STREAMED={STREAMED}\n{script}").into_bytes(), false);
+    job
 }
 
 /// Holds what was said against what must be.
@@ -158,12 +175,12 @@ fn judge(outcome: &Outcome) -> Result<Value> {
     }))
 }
 
-fn phase<'a>(outcome: &'a Outcome, name: &str) -> Result<&'a Phase> {
+pub(crate) fn phase<'a>(outcome: &'a Outcome, name: &str) -> Result<&'a Phase> {
     outcome.phases.iter().find(|phase| phase.name == name).with_context(|| format!("the job had no phase {name}"))
 }
 
 /// What was said under `key` of what is called `name`.
-fn said<'a>(phase: &'a Phase, key: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
+pub(crate) fn said<'a>(phase: &'a Phase, key: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
     let values = phase.said.iter().filter(move |(said, _)| said == key).map(|(_, value)| value.as_str());
     values.filter_map(move |value| value.strip_prefix(name)?.strip_prefix(' '))
 }
@@ -319,17 +336,17 @@ fn failures(phase: &Phase) -> String {
     format!("failed were {failed:?}, see the console")
 }
 
-fn numbers(line: &str) -> Option<Vec<f64>> {
+pub(crate) fn numbers(line: &str) -> Option<Vec<f64>> {
     line.split_whitespace().map(|word| word.parse().ok()).collect()
 }
 
 /// The one in the middle, of at least so many.
-fn median(mut figures: Vec<f64>, least: usize) -> Option<f64> {
+pub(crate) fn median(mut figures: Vec<f64>, least: usize) -> Option<f64> {
     figures.sort_unstable_by(f64::total_cmp);
     figures.get(figures.len() / 2).copied().filter(|figure| figures.len() >= least && *figure > 0.0)
 }
 
-fn rounded(figure: f64) -> f64 {
+pub(crate) fn rounded(figure: f64) -> f64 {
     (figure * 1_000.0).round() / 1_000.0
 }
 
