@@ -3,14 +3,14 @@
 mod report;
 
 use crate::{
-    install,
+    built, install,
     node::{self, Node, Start},
 };
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::{
     io::{BufRead, BufReader},
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -64,7 +64,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     let mut degraded = install::ensure(args.yes)?;
     say("building in release …");
-    node::build(&[], args.json)?;
+    let flood = install::can_filter();
+    node::build(if flood { &["tachyon-bench-xdp"] } else { &[] }, args.json)?;
     let idle = if node::cores() < 2 {
         degraded.push("one core: the node and the load take turns on it".to_owned());
         "wait"
@@ -76,8 +77,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut load = start_load(&node)?;
     let report = watch(&mut load, &mut node, &say)?;
     let mut result = report::join(&report, &node.status()?, degraded);
-    result["demo_seconds"] = begun.elapsed().as_secs().into();
     node.stop()?;
+    if flood {
+        say(
+            "over a veth between two network namespaces, with the pre-filter attached and a junk flood beside the load …",
+        );
+        result["prefilter"] = flooded()?;
+    } else {
+        result["prefilter"] = Value::Null;
+        let text = "no pre-filter was shown: it needs root, clang, libbpf-dev, iproute2 and ethtool";
+        result["degraded"].as_array_mut().into_iter().for_each(|lines| lines.push(text.into()));
+    }
+    result["demo_seconds"] = begun.elapsed().as_secs().into();
     if args.json {
         println!("{result}");
     } else {
@@ -87,6 +98,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         bail!("{} frames, messages or copies are not accounted for", result["unaccounted"]);
     }
     Ok(())
+}
+
+/// A node of its own behind the pre-filter: what became of the good traffic and of the junk.
+fn flooded() -> Result<Value> {
+    let output =
+        Command::new(built("tachyon-xdp-bench")).arg("--show-flood").output().context("cannot show the flood")?;
+    if !output.status.success() {
+        bail!("the pre-filter's part failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    serde_json::from_slice(&output.stdout).context("the pre-filter's part is one JSON object")
 }
 
 fn start_load(node: &Node) -> Result<Child> {

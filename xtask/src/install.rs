@@ -119,6 +119,11 @@ pub(crate) fn has_bpf() -> bool {
     is_there(&["pkg-config", "--exists", "libbpf"]) && is_there(&["clang", "--version"])
 }
 
+/// Whether a filter can be shown: root, who may attach one, and what makes interfaces for it.
+pub(crate) fn can_filter() -> bool {
+    is_root() && has_bpf() && is_there(&["ip", "-V"]) && is_there(&["ethtool", "--version"])
+}
+
 /// Whether this command runs and ends well.
 pub(crate) fn is_there(command: &[&str]) -> bool {
     let status = Command::new(command[0]).args(&command[1..]).stdout(Stdio::null()).stderr(Stdio::null()).status();

@@ -1,4 +1,5 @@
-//! Good traffic under a flood: a real node behind a veth, its load on the other side, and ten times as much junk from there.
+//! Good traffic under a flood: a real node behind a veth, its load on the other side, and ten times as much junk from there. The
+//! filter is the node's own: attached, fed and counted by `tachyond`, and switched by the command line.
 //!
 //! All four scenes, with and without filter and flood, take turns. Node and load have a core each, the junk comes on the
 //! load's, so both filtered and unfiltered floods take the same from the load.
@@ -13,13 +14,12 @@ use serde_json::{Value, json};
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
-use tachyon_loader::{Config, Content, Prefilter, Session};
-use tachyon_wire::{Endpoint, Reason, frame::BASE_PORT};
+use tachyon_wire::{Reason, frame::BASE_PORT};
 
 /// Good frames a second, of one message each, and how much more junk there is.
 const GOOD_PER_SECOND: u32 = 20_000;
@@ -62,7 +62,8 @@ struct Turn {
 }
 
 impl Node {
-    fn start(programs: &Path, cores: (usize, usize)) -> Result<Self> {
+    /// With a filter on this interface.
+    fn start(programs: &Path, cores: (usize, usize), interface: &str) -> Result<Self> {
         let dir = std::env::temp_dir().join(format!("tachyon-xdp-{}", std::process::id()));
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         for (name, text) in [
@@ -70,7 +71,10 @@ impl Node {
             ("control.toml", include_str!("../../../xtask/bench/control.toml")),
             ("rules.toml", include_str!("../../../xtask/bench/rules.toml")),
         ] {
-            let text = text
+            let filter = format!("\n[[prefilter]]\ninterface = \"{interface}\"\nat_stop = \"detach\"\n");
+            let filter = if name == "node.toml" { filter.as_str() } else { "" };
+            let text = [text, filter]
+                .concat()
                 .replace("{dir}", &dir.to_string_lossy())
                 .replace("{base_port}", &BASE_PORT.to_string())
                 .replace("{core}", &cores.0.to_string())
@@ -100,9 +104,7 @@ impl Node {
     fn apply_rules(&self) -> Result<()> {
         let begun = Instant::now();
         loop {
-            let mut command = Command::new(self.programs.join("tachyon"));
-            command.arg("--socket").arg(self.socket()).args(["rules", "apply"]).arg(self.dir.join("rules.toml"));
-            let output = command.output().context("cannot start tachyon")?;
+            let output = self.command_line(&["rules", "apply", &self.dir.join("rules.toml").to_string_lossy()])?;
             if output.status.success() {
                 return Ok(());
             }
@@ -111,6 +113,28 @@ impl Node {
             }
             thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    fn command_line(&self, words: &[&str]) -> Result<Output> {
+        let mut command = Command::new(self.programs.join("tachyon"));
+        command.arg("--socket").arg(self.socket()).args(words).output().context("cannot start tachyon")
+    }
+
+    /// Puts the filter onto its interface, or takes it off.
+    fn set_filter(&self, interface: &str, attached: bool) -> Result<()> {
+        let word = if attached { "attach" } else { "detach" };
+        let output = self.command_line(&["prefilter", word, interface])?;
+        ensure!(output.status.success(), "prefilter {word}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        Ok(())
+    }
+
+    /// The filter's ledger, as the command line shows it.
+    fn ledger(&self) -> Result<Value> {
+        let output = self.command_line(&["prefilter", "status", "--json"])?;
+        let status: Value = serde_json::from_slice(&output.stdout).context("prefilter status is JSON")?;
+        let ledger = status["filters"][0]["ledger"].clone();
+        ensure!(ledger.is_object(), "the node has no filter: {status}");
+        Ok(ledger)
     }
 
     /// Offers the good traffic from the other side; the report.
@@ -149,11 +173,17 @@ fn await_file(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Every session that a new control gives out at first: generation 1, each slot, for publishers (kind 0) and for replies.
-fn sessions() -> Vec<Session> {
-    const SLOT_BITS: u32 = 10; // sessions_max = 1024 in the node file
-    let ids = (1..1 << SLOT_BITS).flat_map(|slot| (0..4).map(move |kind| (1 << 2 | kind) << SLOT_BITS | slot));
-    ids.map(|id| Session { id, pinned: Endpoint::NONE, by_node: false }).collect()
+/// What a ledger says was dropped for this reason.
+fn dropped(ledger: &Value, reason: Reason) -> u64 {
+    let drops = ledger["dropped"].as_array().into_iter().flatten();
+    drops.filter(|drop| drop["code"] == reason.code()).filter_map(|drop| drop["count"].as_u64()).sum()
+}
+
+/// Whether everything that a ledger saw has an end.
+fn adds_up(ledger: &Value) -> bool {
+    let ends = ["passed_foreign", "passed_ours", "redirected"].map(|end| ledger[end].as_u64().unwrap_or(0));
+    let drops = ledger["dropped"].as_array().into_iter().flatten().filter_map(|drop| drop["count"].as_u64());
+    ledger["seen"].as_u64() == Some(ends.into_iter().chain(drops).sum()) && ledger["unaccounted"] == 0
 }
 
 /// Sends junk until told to stop; how many packets that was.
@@ -172,9 +202,8 @@ fn flood(cable: &Cable, bed: &Bed, stop: &AtomicBool) -> Result<u64> {
 }
 
 fn turn(bed: &Bed, cable: &Cable, node: &Node, core: usize, filtered: bool, flooded: bool) -> Result<Turn> {
-    let content = sessions();
-    let content = Content { sessions: &content, ..Content::default() };
-    let filter = filtered.then(|| Prefilter::attach(&cable.name(), &Config::default(), &content)).transpose()?;
+    node.set_filter(&cable.name(), filtered)?;
+    let before = dropped(&node.ledger()?, Reason::BadFrame);
     let stop = AtomicBool::new(false);
     let (report, sent) = thread::scope(|scope| {
         let flood = flooded.then(|| {
@@ -189,11 +218,7 @@ fn turn(bed: &Bed, cable: &Cable, node: &Node, core: usize, filtered: bool, floo
         (report, sent)
     });
     let (report, sent) = (report?, sent?);
-    let junk = match &filter {
-        Some(filter) => filter.tables().counters()?.dropped(Reason::BadFrame),
-        None => sent,
-    };
-    filter.map(Prefilter::detach).transpose()?;
+    let junk = if filtered { dropped(&node.ledger()?, Reason::BadFrame) - before } else { sent };
     let number = |value: &Value| value.as_f64().with_context(|| format!("a number is missing in {report}"));
     let offered = number(&report["offered_messages"])?;
     Ok(Turn {
@@ -204,17 +229,35 @@ fn turn(bed: &Bed, cable: &Cable, node: &Node, core: usize, filtered: bool, floo
     })
 }
 
-/// All scenes by turns; the object that is shown, with what is held to something in `rows`.
-pub(crate) fn rows(programs: &Path, cores: (usize, usize), turns: usize, done: &mut dyn FnMut(Value)) -> Result<Value> {
-    // A node has its cores to itself; on a shared machine this comes near it. What is started from here has it too.
-    rustix::process::setpriority_process(None, PRIORITY).context("a higher priority needs root")?;
+/// The veth and the node behind it.
+fn set_up(programs: &Path, cores: (usize, usize)) -> Result<(Bed, Cable, Node)> {
     let bed = Bed::new()?;
     let cable = bed.cable(0)?;
     // Without a filter a veth polls, and takes what a program sends it, only if it joins packets.
     tool(&format!("ethtool -K {} gro on", cable.name()))?;
     // The other side's kernel leaves checksums to a device that nobody has.
     bed.there(|| tool("ethtool -K them0 tx off"))?;
-    let node = Node::start(programs, cores)?;
+    let node = Node::start(programs, cores, &cable.name())?;
+    Ok((bed, cable, node))
+}
+
+/// One turn under the flood with the filter attached, for people who want to see it, with the filter's ledger.
+pub(crate) fn show(programs: &Path, cores: (usize, usize)) -> Result<Value> {
+    let (bed, cable, node) = set_up(programs, cores)?;
+    let turn = turn(&bed, &cable, &node, cores.1, true, true)?;
+    let ledger = node.ledger()?;
+    ensure!(adds_up(&ledger), "the filter's ledger does not add up: {ledger}");
+    Ok(json!({
+        "good_messages": turn.offered, "good_lost": turn.lost, "junk_dropped": turn.junk_seen, "p99_us": turn.p99_us,
+        "ledger": ledger,
+    }))
+}
+
+/// All scenes by turns; the object that is shown, with what is held to something in `rows`.
+pub(crate) fn rows(programs: &Path, cores: (usize, usize), turns: usize, done: &mut dyn FnMut(Value)) -> Result<Value> {
+    // A node has its cores to itself; on a shared machine this comes near it. What is started from here has it too.
+    rustix::process::setpriority_process(None, PRIORITY).context("a higher priority needs root")?;
+    let (bed, cable, node) = set_up(programs, cores)?;
     let scenes = [(false, false), (false, true), (true, false), (true, true)];
     let mut all = [const { Vec::new() }; 4];
     for _ in 0..turns {

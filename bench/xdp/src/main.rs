@@ -45,6 +45,9 @@ struct Args {
     /// Turns of the good traffic under a flood, which take seconds each.
     #[arg(long, default_value_t = 3)]
     goodput_turns: usize,
+    /// One turn of the good traffic under a flood, filtered, as one JSON object; nothing is measured.
+    #[arg(long)]
+    show_flood: bool,
 }
 
 /// A part of the rows.
@@ -75,6 +78,13 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<bool> {
     let cores = machine::allowed();
     let core = cores.last().copied().context("no core to run on")?;
+    let other = cores.first().copied().unwrap_or(core);
+    let here = std::env::current_exe()?.parent().map(Into::into);
+    let programs = args.programs.clone().or(here).context("where the programs are")?;
+    if args.show_flood {
+        println!("{}", goodput::show(&programs, (core, other))?);
+        return Ok(true);
+    }
     let machine_before = machine::describe();
     pin(core)?;
     let (mut rows, mut program) = (Vec::new(), Value::Null);
@@ -95,9 +105,6 @@ fn run(args: &Args) -> Result<bool> {
             Part::Cost => cost::rows(&Bed::new()?, args.turns, &mut done).map(|facts| program = facts),
             Part::Lanes => lanes::rows(&Bed::new()?, args.turns, &mut done),
             Part::Goodput => {
-                let here = std::env::current_exe()?.parent().map(Into::into);
-                let programs = args.programs.clone().or(here).context("where the programs are")?;
-                let other = cores.first().copied().unwrap_or(core);
                 goodput::rows(&programs, (core, other), args.goodput_turns, &mut done).map(|found| goodput = found)
             }
         }

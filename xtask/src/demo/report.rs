@@ -66,6 +66,13 @@ pub(crate) fn print(result: &Value) {
     }
     println!("syscalls per message      {:.5}", result["syscalls_per_message"].as_f64().unwrap_or(f64::NAN));
     println!("ruleset versions          {}", result["ruleset_versions"]);
+    if result["prefilter"].is_object() {
+        let filter = &result["prefilter"];
+        println!(
+            "pre-filter under a flood  {} junk packets dropped, {} of {} good messages lost",
+            filter["junk_dropped"], filter["good_lost"], filter["good_messages"]
+        );
+    }
     for line in result["degraded"].as_array().into_iter().flatten() {
         println!("degraded                  {}", text(line));
     }
