@@ -237,7 +237,10 @@ fn main() -> ExitCode {
             "--a" => port(&value).map(|at| a = Some(at)),
             "--b" => port(&value).map(|at| b = Some(at)),
             "--limit" => value.parse().map(|seconds| limit = seconds).map_err(|_| format!("{value} is no number")),
-            "--stub" => Ok(stub = true),
+            "--stub" => {
+                stub = true;
+                Ok(())
+            }
             other => Err(format!("{other} is unknown; see the head of this example")),
         };
         if let Err(error) = result {
