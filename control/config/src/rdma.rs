@@ -58,8 +58,8 @@ pub struct RdmaSection {
     /// Most bytes of a packet's payload; the device's own limit counts where it is lower.
     #[serde(deserialize_with = "mtu")]
     pub mtu_bytes_max: u32,
-    /// Tries after a packet that nobody acknowledged.
-    #[serde(deserialize_with = "within::<0, 7, _, _>")]
+    /// Tries after a packet that nobody acknowledged; 7 would be for ever with some devices.
+    #[serde(deserialize_with = "within::<0, 6, _, _>")]
     pub retry_count: u8,
     /// Tries after the peer had nothing to receive into.
     #[serde(deserialize_with = "within::<0, 6, _, _>")]
@@ -112,7 +112,7 @@ impl Default for RdmaSection {
             address: None,
             traffic_class: 106,
             mtu_bytes_max: 4_096,
-            retry_count: 7,
+            retry_count: 6,
             rnr_retry: 6,
             timeout: 14,
             min_rnr_timer: 18,
