@@ -207,7 +207,11 @@ impl Prefilter {
         for name in self.tables().all().map(|(name, _)| name).into_iter().chain([LINK]) {
             remove(&folder.join(name))?;
         }
-        fs::remove_dir(&folder).doing(|| format!("{} cannot be removed", folder.display()))
+        match fs::remove_dir(&folder) {
+            // It was off already.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result.doing(|| format!("{} cannot be removed", folder.display())),
+        }
     }
 
     /// Takes the program off, as [`Prefilter::take_off`], for good.
