@@ -33,6 +33,18 @@ pub(crate) enum Kind {
     Uring,
 }
 
+/// Does something with the queue of a kind, each of its own type; nothing where it is not there.
+macro_rules! with_queue {
+    ($selector:ident, $kind:expr, $queue:ident => $what:expr) => {
+        match $kind {
+            Kind::Verbs => $selector.verbs.as_mut().map_or_else(Default::default, |$queue| $what),
+            Kind::Dpdk => $selector.dpdk.as_mut().map_or_else(Default::default, |$queue| $what),
+            Kind::Afxdp => $selector.afxdp.as_mut().map_or_else(Default::default, |$queue| $what),
+            Kind::Uring => $selector.uring.as_mut().map_or_else(Default::default, |$queue| $what),
+        }
+    };
+}
+
 /// A queue that can say whom it reaches.
 pub(crate) trait Reach {
     /// Whether frames to this destination may be given to it.
@@ -148,41 +160,21 @@ where
 
     #[inline]
     fn send(&mut self, kind: Kind, from: &mut TxBatch) -> usize {
-        match kind {
-            Kind::Verbs => self.verbs.as_mut().map_or(0, |queue| queue.tx_burst(from)),
-            Kind::Dpdk => self.dpdk.as_mut().map_or(0, |queue| queue.tx_burst(from)),
-            Kind::Afxdp => self.afxdp.as_mut().map_or(0, |queue| queue.tx_burst(from)),
-            Kind::Uring => self.uring.as_mut().map_or(0, |queue| queue.tx_burst(from)),
-        }
+        with_queue!(self, kind, queue => queue.tx_burst(from))
     }
 
     #[inline]
     fn receive(&mut self, kind: Kind, pool: &mut Pool, into: &mut RxBatch) -> usize {
-        match kind {
-            Kind::Verbs => self.verbs.as_mut().map_or(0, |queue| queue.rx_burst(pool, into)),
-            Kind::Dpdk => self.dpdk.as_mut().map_or(0, |queue| queue.rx_burst(pool, into)),
-            Kind::Afxdp => self.afxdp.as_mut().map_or(0, |queue| queue.rx_burst(pool, into)),
-            Kind::Uring => self.uring.as_mut().map_or(0, |queue| queue.rx_burst(pool, into)),
-        }
+        with_queue!(self, kind, queue => queue.rx_burst(pool, into))
     }
 
     #[inline]
     fn complete(&mut self, kind: Kind, into: &mut CompletionBatch) -> usize {
-        match kind {
-            Kind::Verbs => self.verbs.as_mut().map_or(0, |queue| queue.completions(into)),
-            Kind::Dpdk => self.dpdk.as_mut().map_or(0, |queue| queue.completions(into)),
-            Kind::Afxdp => self.afxdp.as_mut().map_or(0, |queue| queue.completions(into)),
-            Kind::Uring => self.uring.as_mut().map_or(0, |queue| queue.completions(into)),
-        }
+        with_queue!(self, kind, queue => queue.completions(into))
     }
 
     fn rest(&mut self, kind: Kind, ns: u64) {
-        match kind {
-            Kind::Verbs => self.verbs.as_mut().map_or((), |queue| queue.wait(ns)),
-            Kind::Dpdk => self.dpdk.as_mut().map_or((), |queue| queue.wait(ns)),
-            Kind::Afxdp => self.afxdp.as_mut().map_or((), |queue| queue.wait(ns)),
-            Kind::Uring => self.uring.as_mut().map_or((), |queue| queue.wait(ns)),
-        }
+        with_queue!(self, kind, queue => queue.wait(ns))
     }
 
     /// Hands on what waits, as far as it is taken.
@@ -196,12 +188,7 @@ where
                 continue;
             }
             let line = &mut self.staged[place];
-            self.waiting -= match self.order[place] {
-                Kind::Verbs => self.verbs.as_mut().map_or(0, |queue| queue.tx_burst(line)),
-                Kind::Dpdk => self.dpdk.as_mut().map_or(0, |queue| queue.tx_burst(line)),
-                Kind::Afxdp => self.afxdp.as_mut().map_or(0, |queue| queue.tx_burst(line)),
-                Kind::Uring => self.uring.as_mut().map_or(0, |queue| queue.tx_burst(line)),
-            };
+            self.waiting -= with_queue!(self, self.order[place], queue => queue.tx_burst(line));
         }
     }
 
