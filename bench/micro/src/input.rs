@@ -9,7 +9,7 @@ use tachyon_driver_api::{Buffer, Received};
 use tachyon_driver_arena::{Arena, ArenaConfig, Pages};
 use tachyon_policy::{
     Verified,
-    compile::{Durability, Quota, RulesetSource, SenderSource, TopicSource, compile},
+    compile::{Durability, Quota, RulesetSource, SenderSource, TopicSource, WhenFull, compile},
     verify,
 };
 use tachyon_wire::{
@@ -52,6 +52,7 @@ pub(crate) fn source(case: &Case, version: u64) -> RulesetSource {
                 tag_required: false,
                 quarantine: false,
                 durability: Durability::Volatile,
+                when_full: WhenFull::default(),
                 publishers: 1,
                 subscribers: if case.fan_out > 0 { 2 + (topic_id / shards) % groups } else { 0 },
             })

@@ -129,6 +129,7 @@ impl Plan {
                 tag_required: entry.tag,
                 quarantine: entry.quarantine,
                 durability: durability(entry.durability),
+                when_full: when_full(entry.durability),
                 publishers: sets.intern(in_force.publishers.matching(name).copied().collect()),
                 subscribers: sets.intern(subscribers),
             });
@@ -223,6 +224,15 @@ fn quota(limit: Option<Limit>) -> Result<Quota, String> {
     let Some(Limit { rate, burst }) = limit else { return Ok(Quota::UNLIMITED) };
     let too_large = || format!("{} messages at once with {}/{} ns are too many", burst, rate.messages, rate.per_ns);
     Quota::new(rate.messages, rate.per_ns, burst).ok_or_else(too_large)
+}
+
+/// What is usual: durable topics tell the publisher, logged ones go on.
+const fn when_full(durability: Durability) -> compile::WhenFull {
+    match durability {
+        Durability::Volatile => compile::WhenFull::Taildrop,
+        Durability::Logged => compile::WhenFull::Mark,
+        Durability::Durable => compile::WhenFull::Nack,
+    }
 }
 
 const fn durability(durability: Durability) -> compile::Durability {

@@ -23,10 +23,12 @@ mod ready;
 pub mod reply;
 mod seal;
 pub mod stream;
+pub mod tap;
 pub mod window;
 pub mod worker;
 
 pub use host::Host;
 pub use limits::{Limits, Memory};
 pub use tachyon_kernels::Path;
+pub use tap::{Log, NoTap, Tap};
 pub use worker::{Work, Worker};

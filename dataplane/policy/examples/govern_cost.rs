@@ -3,7 +3,7 @@
 #![expect(clippy::print_stdout, reason = "a program whose result is what it prints")]
 
 use std::{env, hint::black_box, time::Instant};
-use tachyon_policy::compile::{Durability, Quota, RulesetSource, SenderSource, TopicSource, compile};
+use tachyon_policy::compile::{Durability, Quota, RulesetSource, SenderSource, TopicSource, WhenFull, compile};
 use tachyon_policy::{
     FrameContext, Inputs, Publisher, SenderState, Shards, Tables, TopicState, Verdict, govern, prefetch, verify,
 };
@@ -34,6 +34,7 @@ fn source(topics: u32, senders: u32) -> RulesetSource {
         tag_required: true,
         quarantine: false,
         durability: Durability::Volatile,
+        when_full: WhenFull::default(),
         publishers: topic_id % 256,
         subscribers: 256 + topic_id % 16,
     };

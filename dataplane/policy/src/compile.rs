@@ -6,16 +6,20 @@
 use crate::image::{HEADER, Sections, bucket_fits, checksum};
 use alloc::{collections::BTreeMap, vec, vec::Vec};
 use tachyon_wire::image::{
-    FAN_OUT_MAX, ImageHeader, LAYOUT, MAGIC, PRINCIPALS_MAX, RIGHTS_WORDS_MAX, ROUTE_NONE, ROUTES_MAX, RouteRule,
-    SENDER_SLOTS_MAX, SUBSCRIBERS_MAX, SenderRule, TOPIC_DURABLE, TOPIC_KNOWN, TOPIC_LOGGED, TOPIC_QUARANTINE,
-    TOPIC_SLOTS_MAX, TOPIC_TAG_REQUIRED, Target, TopicRule, VERSION_MAX,
+    FAN_OUT_MAX, FULL_BUFFER, FULL_MARK, FULL_NACK, FULL_TAILDROP, ImageHeader, LAYOUT, MAGIC, PRINCIPALS_MAX,
+    RIGHTS_WORDS_MAX, ROUTE_NONE, ROUTES_MAX, RouteRule, SENDER_SLOTS_MAX, SUBSCRIBERS_MAX, SenderRule, TOPIC_DURABLE,
+    TOPIC_FULL_SHIFT, TOPIC_KNOWN, TOPIC_LOGGED, TOPIC_QUARANTINE, TOPIC_SLOTS_MAX, TOPIC_TAG_REQUIRED, Target,
+    TopicRule, VERSION_MAX,
 };
 use zerocopy::{FromZeros, IntoBytes, byteorder::little_endian::U64};
 
-pub use crate::source::{CompileError, Durability, Quota, RulesetSource, SenderSource, SetId, TopicSource};
+pub use crate::source::{CompileError, Durability, Quota, RulesetSource, SenderSource, SetId, TopicSource, WhenFull};
 
 /// Rights groups, group 0 (nobody) among them.
 pub(crate) const GROUPS_MAX: u32 = RIGHTS_WORDS_MAX * 64;
+
+/// Kinds of [`Durability`].
+const DURABILITIES: usize = 3;
 
 /// Compiles a source into an image that [`verify`](crate::verify) accepts.
 ///
@@ -78,10 +82,12 @@ struct Topics<'a> {
     rules: Vec<TopicRule>,
     /// By set id: its group or route, once a topic used it so. Spares looking at a shared set again.
     set_groups: Vec<Option<u16>>,
-    set_routes: Vec<Option<u32>>,
+    /// By durability first.
+    set_routes: [Vec<Option<u32>>; DURABILITIES],
     /// By sorted members: sets that are equal under different ids share a group or a route.
     groups: BTreeMap<Vec<u32>, u16>,
-    routes: BTreeMap<Vec<u32>, u32>,
+    /// A route's topics have one durability, so that what leaves by it is for the log as a whole or not at all.
+    routes: [BTreeMap<Vec<u32>, u32>; DURABILITIES],
     route_rules: Vec<RouteRule>,
     targets: Vec<Target>,
 }
@@ -92,9 +98,9 @@ impl<'a> Topics<'a> {
             source,
             rules: vec![TopicRule::default()],
             set_groups: vec![None; source.sets.len()],
-            set_routes: vec![None; source.sets.len()],
+            set_routes: [(); DURABILITIES].map(|()| vec![None; source.sets.len()]),
             groups: BTreeMap::from([(Vec::new(), 0)]),
-            routes: BTreeMap::from([(Vec::new(), ROUTE_NONE)]),
+            routes: [(); DURABILITIES].map(|()| BTreeMap::from([(Vec::new(), ROUTE_NONE)])),
             route_rules: Vec::new(),
             targets: Vec::new(),
         }
@@ -113,10 +119,13 @@ impl<'a> Topics<'a> {
         if !bucket_fits(topic.quota.period, topic.quota.burst) {
             return Err(CompileError::TopicQuota(id));
         }
+        if topic.durability == Durability::Durable && topic.when_full == WhenFull::Mark {
+            return Err(CompileError::DurableMark(id));
+        }
         let rule = TopicRule {
             period: topic.quota.period.into(),
             burst: topic.quota.burst.into(),
-            route: self.route(id, topic.subscribers)?.into(),
+            route: self.route(topic)?.into(),
             group: self.group(id, topic.publishers)?.into(),
             flags: topic_flags(topic).into(),
             topic_id: id.into(),
@@ -171,20 +180,21 @@ impl<'a> Topics<'a> {
         Ok(group)
     }
 
-    fn route(&mut self, topic_id: u32, set: SetId) -> Result<u32, CompileError> {
-        if let Some(Some(route)) = self.set_routes.get(set as usize) {
+    fn route(&mut self, topic: &TopicSource) -> Result<u32, CompileError> {
+        let (kind, set) = (topic.durability as usize, topic.subscribers as usize);
+        if let Some(Some(route)) = self.set_routes[kind].get(set) {
             return Ok(*route);
         }
-        let members = self.members(topic_id, set)?;
-        let route = match self.routes.get(&members) {
+        let members = self.members(topic.topic_id, topic.subscribers)?;
+        let route = match self.routes[kind].get(&members) {
             Some(route) => *route,
-            None => self.new_route(topic_id, members)?,
+            None => self.new_route(topic.topic_id, kind, members)?,
         };
-        self.set_routes[set as usize] = Some(route);
+        self.set_routes[kind][set] = Some(route);
         Ok(route)
     }
 
-    fn new_route(&mut self, topic_id: u32, members: Vec<u32>) -> Result<u32, CompileError> {
+    fn new_route(&mut self, topic_id: u32, kind: usize, members: Vec<u32>) -> Result<u32, CompileError> {
         if let Some(slot) = members.last().filter(|slot| **slot >= SUBSCRIBERS_MAX) {
             return Err(CompileError::SubscriberSlot { topic_id, slot: *slot });
         }
@@ -203,7 +213,7 @@ impl<'a> Topics<'a> {
             reserved: [0; 6],
         });
         self.targets.extend(members.iter().copied().map(Target::new));
-        self.routes.insert(members, index);
+        self.routes[kind].insert(members, index);
         Ok(index)
     }
 
@@ -231,10 +241,16 @@ impl<'a> Topics<'a> {
 }
 
 fn topic_flags(topic: &TopicSource) -> u16 {
+    let when_full = match topic.when_full {
+        WhenFull::Taildrop => FULL_TAILDROP,
+        WhenFull::Mark => FULL_MARK,
+        WhenFull::Nack => FULL_NACK,
+        WhenFull::Buffer => FULL_BUFFER,
+    };
     let durability = match topic.durability {
         Durability::Volatile => 0,
-        Durability::Logged => TOPIC_LOGGED,
-        Durability::Durable => TOPIC_DURABLE,
+        Durability::Logged => TOPIC_LOGGED | when_full << TOPIC_FULL_SHIFT,
+        Durability::Durable => TOPIC_DURABLE | when_full << TOPIC_FULL_SHIFT,
     };
     let tag = if topic.tag_required { TOPIC_TAG_REQUIRED } else { 0 };
     let quarantine = if topic.quarantine { TOPIC_QUARANTINE } else { 0 };

@@ -2,9 +2,10 @@
 
 use core::{fmt, ops::Range};
 use tachyon_wire::image::{
-    BUCKET_SPAN_MAX, FAN_OUT_MAX, ImageHeader, LAYOUT, MAGIC, PRINCIPALS_MAX, RIGHTS_WORDS_MAX, ROUTE_NONE, ROUTES_MAX,
-    RouteRule, SENDER_SLOTS_MAX, SUBSCRIBERS_MAX, SenderRule, TARGETS_MAX, TOPIC_FLAGS_KNOWN, TOPIC_KNOWN,
-    TOPIC_SLOTS_MAX, Target, TopicRule, VERSION_MAX,
+    BUCKET_SPAN_MAX, FAN_OUT_MAX, FULL_MARK, ImageHeader, LAYOUT, MAGIC, PRINCIPALS_MAX, RIGHTS_WORDS_MAX, ROUTE_NONE,
+    ROUTES_MAX, RouteRule, SENDER_SLOTS_MAX, SUBSCRIBERS_MAX, SenderRule, TARGETS_MAX, TOPIC_DURABLE,
+    TOPIC_FLAGS_KNOWN, TOPIC_FULL_MASK, TOPIC_FULL_SHIFT, TOPIC_KNOWN, TOPIC_LOGGED, TOPIC_SLOTS_MAX, Target,
+    TopicRule, VERSION_MAX,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, byteorder::little_endian::U64};
 
@@ -160,6 +161,7 @@ pub struct Verified<T: AsRef<[u8]>> {
     version: u64,
     rights_words: usize,
     direct: u32,
+    logged: u64,
     sections: Sections,
 }
 
@@ -175,7 +177,7 @@ impl<T: AsRef<[u8]>> Verified<T> {
     #[must_use]
     pub fn ruleset(&self) -> Ruleset<'_> {
         let ruleset = Ruleset::over(self.bytes.as_ref(), &self.sections, self.version, self.rights_words);
-        Ruleset { direct: self.direct, ..ruleset }
+        Ruleset { direct: self.direct, logged: self.logged, ..ruleset }
     }
 
     /// The ruleset's version, from 1.
@@ -204,6 +206,7 @@ pub struct Ruleset<'a> {
     routes: &'a [RouteRule],
     targets: &'a [Target],
     direct: u32,
+    logged: u64,
 }
 
 impl fmt::Debug for Ruleset<'_> {
@@ -223,6 +226,7 @@ impl<'a> Ruleset<'a> {
             routes: records(image, &sections.routes),
             targets: records(image, &sections.targets),
             direct: 0,
+            logged: 0,
         }
     }
 
@@ -283,6 +287,13 @@ impl<'a> Ruleset<'a> {
         self.direct
     }
 
+    /// A bit for each shard that has a topic of which messages go to the truth log.
+    #[inline]
+    #[must_use]
+    pub fn logged_shards(&self) -> u64 {
+        self.logged
+    }
+
     /// Routes of the image.
     #[must_use]
     pub fn routes(&self) -> usize {
@@ -317,14 +328,21 @@ pub fn verify<T: AsRef<[u8]>>(bytes: T, shard_count: u16) -> Result<Verified<T>,
     verify_padding(image, &sections)?;
     let ruleset = Ruleset::over(image, &sections, version, rights_words);
     verify_records(&ruleset)?;
-    let direct = direct_routes(&ruleset);
-    Ok(Verified { bytes, version, rights_words, direct, sections })
+    let (direct, logged) = (direct_routes(&ruleset), logged_shards(&ruleset, shard_count));
+    Ok(Verified { bytes, version, rights_words, direct, logged, sections })
 }
 
 /// How many of the first routes have one target, with the route's own number.
 fn direct_routes(ruleset: &Ruleset<'_>) -> u32 {
     let direct = |(index, rule): &(u32, &RouteRule)| rule.first_target.get() == *index && rule.target_count.get() == 1;
     (0..).zip(ruleset.routes).take_while(direct).fold(0, |count, _| count + 1)
+}
+
+/// A bit for each shard that has a topic for the log. Shards are at most 64 ([`crate::SHARDS_MAX`]).
+fn logged_shards(ruleset: &Ruleset<'_>, shard_count: u16) -> u64 {
+    let for_log = |rule: &&TopicRule| rule.flags.get() & (TOPIC_LOGGED | TOPIC_DURABLE) != 0;
+    let bit = |rule: &TopicRule| 1_u64.checked_shl(rule.topic_id.get() % u32::from(shard_count)).unwrap_or(0);
+    ruleset.topics.iter().filter(for_log).fold(0, |shards, rule| shards | bit(rule))
 }
 
 fn verify_header(header: &ImageHeader, shard_count: u16) -> Result<(), ImageError> {
@@ -400,7 +418,8 @@ fn verify_topic(ruleset: &Ruleset<'_>, slot: u32, rule: &TopicRule) -> Result<()
     if rule.topic_id.get() != slot {
         return Err(Fault::WrongSlot);
     }
-    if flags & !TOPIC_FLAGS_KNOWN != 0 {
+    let unwritten = flags & TOPIC_DURABLE != 0 && flags & TOPIC_FULL_MASK == FULL_MARK << TOPIC_FULL_SHIFT;
+    if flags & !TOPIC_FLAGS_KNOWN != 0 || unwritten {
         return Err(Fault::Flags);
     }
     if !bucket_fits(rule.period.get(), rule.burst.get()) {

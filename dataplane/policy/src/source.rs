@@ -50,6 +50,20 @@ pub enum Durability {
     Durable,
 }
 
+/// What becomes of a topic's messages while the truth log takes none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// They are not forwarded.
+    #[default]
+    Taildrop,
+    /// They are forwarded and not written; a durable topic cannot have it.
+    Mark,
+    /// They are not forwarded, and the publisher is told by a nack.
+    Nack,
+    /// They may take what is kept back of the log's ring and buffers; then they are not forwarded.
+    Buffer,
+}
+
 /// One topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TopicSource {
@@ -63,6 +77,8 @@ pub struct TopicSource {
     pub quarantine: bool,
     /// Whether the truth log takes part.
     pub durability: Durability,
+    /// What becomes of its messages while the log takes none; means nothing for volatile topics.
+    pub when_full: WhenFull,
     /// The principals that may publish on it.
     pub publishers: SetId,
     /// The subscriber slots that receive it.
@@ -112,6 +128,8 @@ pub enum CompileError {
     DuplicateTopic(u32),
     /// This topic's quota has no burst, or the clock cannot hold it.
     TopicQuota(u32),
+    /// This topic is durable, and is to be forwarded unwritten while the log is full.
+    DurableMark(u32),
     /// This topic refers to a set that is not there.
     UnknownSet { topic_id: u32, set: SetId },
     /// This topic is to be published by a principal that is not there.
@@ -141,6 +159,7 @@ impl fmt::Display for CompileError {
             Self::TopicId(id) => write!(f, "topic {id}: ids are 1..{TOPIC_SLOTS_MAX}"),
             Self::DuplicateTopic(id) => write!(f, "topic {id} is there twice"),
             Self::TopicQuota(id) => write!(f, "topic {id}: burst is 0, or period times burst is too large"),
+            Self::DurableMark(id) => write!(f, "topic {id}: a durable topic cannot be forwarded unwritten (mark)"),
             Self::UnknownSet { topic_id, set } => write!(f, "topic {topic_id}: no set {set}"),
             Self::UnknownPrincipal { topic_id, principal } => write!(f, "topic {topic_id}: no principal {principal}"),
             Self::SubscriberSlot { topic_id, slot } => {

@@ -2,7 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use std::time::{Duration, Instant};
-use tachyon_policy::compile::{CompileError, Durability, Quota, RulesetSource, SenderSource, TopicSource, compile};
+use tachyon_policy::compile::{
+    CompileError, Durability, Quota, RulesetSource, SenderSource, TopicSource, WhenFull, compile,
+};
 use tachyon_policy::verify;
 use tachyon_wire::image::ROUTE_NONE;
 
@@ -13,6 +15,7 @@ fn topic(topic_id: u32) -> TopicSource {
         tag_required: false,
         quarantine: false,
         durability: Durability::Volatile,
+        when_full: WhenFull::default(),
         publishers: 1,
         subscribers: 2,
     }

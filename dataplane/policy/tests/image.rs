@@ -1,7 +1,7 @@
 //! What `verify` refuses, and that nothing makes it panic.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
-use tachyon_policy::compile::{Durability, Quota, RulesetSource, SenderSource, TopicSource, compile, seal};
+use tachyon_policy::compile::{Durability, Quota, RulesetSource, SenderSource, TopicSource, WhenFull, compile, seal};
 use tachyon_policy::{Fault, ImageError, verify};
 use tachyon_wire::image::{ImageHeader, RouteRule, SenderRule, TOPIC_KNOWN, TopicRule};
 use zerocopy::FromBytes;
@@ -17,6 +17,7 @@ fn source() -> RulesetSource {
         tag_required: true,
         quarantine: true,
         durability: Durability::Durable,
+        when_full: WhenFull::Nack,
         publishers,
         subscribers,
     };
@@ -123,7 +124,7 @@ fn refuses_each_wrong_topic_field() {
     assert_eq!(topic(1, |rule| rule.group.set(1)), wrong(1, Fault::NotEmpty));
     assert_eq!(topic(2, |rule| rule.flags -= TOPIC_KNOWN), wrong(2, Fault::NotEmpty));
     assert_eq!(topic(2, |rule| rule.topic_id.set(3)), wrong(2, Fault::WrongSlot));
-    assert_eq!(topic(2, |rule| rule.flags |= 0x20), wrong(2, Fault::Flags));
+    assert_eq!(topic(2, |rule| rule.flags |= 0x80), wrong(2, Fault::Flags));
     assert_eq!(topic(2, |rule| rule.burst.set(0)), wrong(2, Fault::Bucket));
     assert_eq!(topic(3, |rule| rule.period.set((1 << 62) / 5 + 1)), wrong(3, Fault::Bucket));
     assert_eq!(topic(3, |rule| rule.period.set(u64::MAX)), wrong(3, Fault::Bucket));

@@ -1,7 +1,7 @@
 //! However shares of a quota move between workers, all of them together keep it.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
-use tachyon_policy::compile::{Durability, Quota, RulesetSource, SenderSource, TopicSource, compile};
+use tachyon_policy::compile::{Durability, Quota, RulesetSource, SenderSource, TopicSource, WhenFull, compile};
 use tachyon_policy::{
     FrameContext, Inputs, Path, Publisher, Ruleset, SenderState, Shards, Tables, TopicState, Verdict, govern,
     set_lease, verify,
@@ -51,6 +51,7 @@ fn image(quota: Quota) -> Vec<u8> {
         tag_required: false,
         quarantine: false,
         durability: Durability::Volatile,
+        when_full: WhenFull::default(),
         publishers: 0,
         subscribers: 1,
     };

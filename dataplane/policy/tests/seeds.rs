@@ -1,7 +1,7 @@
 //! The fuzzer's seeds are what `compile` writes today. `TACHYON_WRITE_SEEDS=1` writes them anew.
 
 use std::{env, fs, path::Path};
-use tachyon_policy::compile::{Durability, Quota, RulesetSource, SenderSource, TopicSource, compile};
+use tachyon_policy::compile::{Durability, Quota, RulesetSource, SenderSource, TopicSource, WhenFull, compile};
 
 fn topic(topic_id: u32, publishers: u32, subscribers: u32) -> TopicSource {
     TopicSource {
@@ -10,6 +10,7 @@ fn topic(topic_id: u32, publishers: u32, subscribers: u32) -> TopicSource {
         tag_required: topic_id.is_multiple_of(2),
         quarantine: topic_id.is_multiple_of(3),
         durability: [Durability::Volatile, Durability::Logged, Durability::Durable][topic_id as usize % 3],
+        when_full: WhenFull::Nack,
         publishers,
         subscribers,
     }
@@ -28,7 +29,7 @@ fn sources() -> [(&'static str, RulesetSource); 4] {
     wide.principals = 70;
     wide.sets.extend((0..70).map(|principal| vec![principal]));
     wide.sets.push((0..64).collect());
-    wide.topics = (1..70).map(|id| topic(id, id + 4, if id % 8 == 0 { 74 } else { 2 })).collect();
+    wide.topics = (1..70).map(|id| topic(id, id + 4, if id == 8 { 74 } else { 2 })).collect();
     wide.topics.truncate(66);
     [("empty", empty), ("small", small), ("gap", gap), ("wide", wide)]
 }

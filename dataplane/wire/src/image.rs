@@ -48,8 +48,20 @@ pub const TOPIC_QUARANTINE: u16 = 1 << 2;
 pub const TOPIC_LOGGED: u16 = 1 << 3;
 /// Topic flag: forwarded only once it is on stable storage.
 pub const TOPIC_DURABLE: u16 = 1 << 4;
+/// Where, in a topic's flags, it says what becomes of its messages while the truth log takes none: one of the `FULL_` numbers.
+pub const TOPIC_FULL_SHIFT: u16 = 5;
+/// The two bits there.
+pub const TOPIC_FULL_MASK: u16 = 3 << TOPIC_FULL_SHIFT;
+/// They are not forwarded.
+pub const FULL_TAILDROP: u16 = 0;
+/// They are forwarded and not written. Not for durable topics.
+pub const FULL_MARK: u16 = 1;
+/// They are not forwarded, and the publisher is told by a nack.
+pub const FULL_NACK: u16 = 2;
+/// They may take the last quarter of the ring and of the buffers that are kept for the log; then as [`FULL_TAILDROP`].
+pub const FULL_BUFFER: u16 = 3;
 /// Every topic flag that may be set.
-pub const TOPIC_FLAGS_KNOWN: u16 = 0x1f;
+pub const TOPIC_FLAGS_KNOWN: u16 = 0x7f;
 /// `route` of a topic that nobody subscribes to: accepted, no copies.
 pub const ROUTE_NONE: u32 = u32::MAX;
 

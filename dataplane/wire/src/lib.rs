@@ -19,6 +19,7 @@ pub mod message;
 pub mod payload;
 pub mod reason;
 pub mod tag;
+pub mod tap;
 
 pub use endpoint::Endpoint;
 pub use frame::{Frame, FrameHeader, LINE, Lane};

@@ -2,7 +2,7 @@
 
 use tachyon_policy::{
     Verified,
-    compile::{Durability, Quota, RulesetSource, SenderSource, TopicSource, compile},
+    compile::{Durability, Quota, RulesetSource, SenderSource, TopicSource, WhenFull, compile},
     verify,
 };
 
@@ -36,6 +36,7 @@ impl Rules {
             tag_required: false,
             quarantine: false,
             durability: Durability::Volatile,
+            when_full: WhenFull::default(),
             publishers,
             subscribers,
         });

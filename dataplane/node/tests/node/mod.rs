@@ -15,7 +15,7 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use tachyon_policy::compile::{Durability, Quota, RulesetSource, SenderSource, TopicSource, compile};
+use tachyon_policy::compile::{Durability, Quota, RulesetSource, SenderSource, TopicSource, WhenFull, compile};
 use tachyon_segment::{
     StatsReader,
     handover::{ControlEnd, Hello, Request},
@@ -157,6 +157,7 @@ pub(crate) fn rules(version: u64, quota: Quota) -> RulesetSource {
                 tag_required: false,
                 quarantine: false,
                 durability: Durability::Volatile,
+                when_full: WhenFull::default(),
                 publishers: 0,
                 subscribers: 1,
             })

@@ -1,7 +1,7 @@
 //! Random rulesets, sessions, clocks and messages: mostly good, often nearly good. All from one seed.
 
 use tachyon_policy::Publisher;
-use tachyon_policy::compile::{Durability, Quota, RulesetSource, SenderSource, TopicSource};
+use tachyon_policy::compile::{Durability, Quota, RulesetSource, SenderSource, TopicSource, WhenFull};
 use tachyon_wire::Message;
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -79,6 +79,7 @@ pub(crate) fn source(random: &mut Random, version: u64, shard_count: u16) -> Rul
             tag_required: random.one_in(4),
             quarantine: random.one_in(3),
             durability: *random.pick(&[Durability::Volatile, Durability::Logged, Durability::Durable]),
+            when_full: *random.pick(&[WhenFull::Taildrop, WhenFull::Nack, WhenFull::Buffer]),
             publishers: if random.one_in(5) { random.below32(everyone + 1) } else { everyone },
             subscribers: random.below32(everyone + 1),
         })
