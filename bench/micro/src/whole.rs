@@ -76,6 +76,7 @@ pub fn limits(case: &Case) -> Limits {
         buffers: u32::try_from(POOL).unwrap_or(0),
         receive_buffers: 0,
         frame_bytes_max: 1_472,
+        held_buffers: 0,
         fill_window_ns: 5_000,
         boot: 1,
         unix_offset_ns: 0,

@@ -32,6 +32,10 @@ const BUFFER_BYTES_MAX: u32 = 65_507;
 /// Bytes in all open buffers together, about: where there are many, each is sent when it is shorter, so that what is written
 /// is still in L2 when it is sealed and when its buffer comes back.
 const OPEN_BYTES: u32 = 512 << 10;
+/// [`Lane::marks`]: the target is its route's first: what it gets says how many messages the route got.
+const LEADS: u8 = 1;
+/// [`Lane::marks`]: its route's messages are for the truth log.
+const FOR_LOG: u8 = 2;
 /// The subscriber of a reply: nobody.
 const REPLY: u32 = u32::MAX;
 
@@ -43,7 +47,7 @@ pub struct Subscriber {
     pub(crate) session_id: u32,
     credit: u32,
     in_use: u32,
-    frame_bytes_max: u32,
+    pub(crate) frame_bytes_max: u32,
     endpoint: Endpoint,
     pub(crate) master: [u8; 32],
 }
@@ -93,8 +97,8 @@ pub struct Lane {
     route_id: u32,
     shard: u16,
     owned: u8,
-    /// The target is its route's first: what it gets says how many messages the route got.
-    leads: bool,
+    /// [`LEADS`] and [`FOR_LOG`].
+    marks: u8,
     /// When the oldest message in it was received.
     first_ns: u64,
 }
@@ -111,7 +115,7 @@ impl Lane {
         route_id: 0,
         shard: 0,
         owned: 0,
-        leads: false,
+        marks: 0,
         stride: 0,
         frame_start: 0,
         frame_limit: 0,
@@ -157,14 +161,16 @@ pub struct InFlight {
     route: u32,
     copies: u32,
     bytes: u32,
-    frames: u32,
+    frames: u16,
+    /// Its messages are for the truth log, which is told what was sealed.
+    pub(crate) for_log: bool,
     pub(crate) first_ns: u64,
 }
 
 impl InFlight {
     /// An unused entry.
     pub const EMPTY: Self =
-        Self { subscriber: REPLY, stream: 0, route: 0, copies: 0, bytes: 0, frames: 0, first_ns: 0 };
+        Self { subscriber: REPLY, stream: 0, route: 0, copies: 0, bytes: 0, frames: 0, for_log: false, first_ns: 0 };
 }
 
 /// Which shard a message is in, when it came, and by which route it goes.
@@ -206,6 +212,9 @@ pub struct Egress<'a> {
     pub(crate) frame_bytes_most: u32,
     pub(crate) boot: u16,
     pub(crate) unix_offset_ns: u64,
+    /// Frames sealed of routes for the log, modulo 2³², and their digest.
+    pub(crate) logged_frames: u32,
+    pub(crate) logged_digest: u64,
 }
 
 /// Buffers whose hand-over is timed per turn; of a turn that hands over more, the rest is not in the histogram.
@@ -316,32 +325,32 @@ impl Egress<'_> {
         stats.counters.copies_held += copied;
     }
 
-    /// Copies a message with a payload in its frame, or of a durable topic, to every target of its route: of durable ones
-    /// nothing may be forwarded before it is on stable storage, and there is no truth log yet.
+    /// Copies a message with a payload in its frame to every target of its route; or charges its copies to the reason for which
+    /// the truth log does not take it.
     #[cold]
-    #[expect(clippy::too_many_arguments, reason = "the frame, and whether it is durable, beside what `spread` takes")]
+    #[expect(clippy::too_many_arguments, reason = "the frame, and why it is withheld, beside what `dispatch` takes")]
     pub fn dispatch_rare(
         &mut self,
         hop: Hop<'_>,
         targets: &[Target],
         frame: &Frame<'_>,
         message: &Message,
-        durable: bool,
+        withheld: Option<Reason>,
         pool: &mut Pool,
         stats: &mut WorkerStats,
     ) {
-        let place = message.in_frame().filter(|_| !durable);
+        let place = message.in_frame().filter(|_| withheld.is_none());
         let payload = place.and_then(|place| {
             let start = usize::try_from(place.offset.get()).ok()?;
             frame.bytes.get(start..)?.get(..place.length.get() as usize)
         });
         let Some(payload) = payload else {
-            if !durable {
+            let Some(reason) = withheld else {
                 return self.dispatch(hop, targets, message, pool, stats);
-            }
+            };
             stats.counters.copies_due += targets.len() as u64;
             for (target, _) in (hop.rule.first_target.get()..).zip(targets) {
-                refuse_copies(stats, &hop, target, 1, Reason::PersistUnavailable);
+                refuse_copies(stats, &hop, target, 1, reason);
             }
             return;
         };
@@ -352,6 +361,25 @@ impl Egress<'_> {
                 Err(reason) => refuse_copies(stats, &hop, target, 1, reason),
             }
         }
+    }
+
+    /// The open lane of a target, at the start of a frame that may have this size: frames of one buffer have one size.
+    pub(crate) fn lane_for(
+        &mut self,
+        hop: Hop<'_>,
+        target: u32,
+        subscriber: u32,
+        size: u32,
+        pool: &mut Pool,
+        stats: &mut WorkerStats,
+    ) -> Result<usize, Reason> {
+        let index = self.lane(hop, target, subscriber, pool, stats)?;
+        let open = self.next_frame(index, stats);
+        let stride = u32::from(self.lanes[index].stride);
+        if open && stride != 0 && stride != size {
+            self.flush_closed(index, stats);
+        }
+        self.lane(hop, target, subscriber, pool, stats)
     }
 
     /// Appends one line where [`Egress::append`] could not: in a frame that has to be started first.
@@ -391,13 +419,7 @@ impl Egress<'_> {
         if self.subscribers.get(subscriber as usize).is_none_or(|subscriber| size > subscriber.frame_bytes_max) {
             return Err(Reason::TxSubmitFail);
         }
-        let mut index = self.lane(hop, target, subscriber, pool, stats)?;
-        let open = self.next_frame(index, stats);
-        let stride = u32::from(self.lanes[index].stride);
-        if open && stride != 0 && stride != size {
-            self.flush_closed(index, stats);
-        }
-        index = self.lane(hop, target, subscriber, pool, stats)?;
+        let index = self.lane_for(hop, target, subscriber, size, pool, stats)?;
         let lane = &mut self.lanes[index];
         let Some(buffer) = &mut lane.buffer else { return Err(Reason::InternalInvariant) };
         let at = lane.end as usize;
@@ -462,7 +484,8 @@ impl Egress<'_> {
             route_id: hop.rule.route_id.get(),
             shard: hop.shard,
             owned: u8::try_from(hop.owned).unwrap_or(u8::MAX), // there are at most 64 shards
-            leads: target == hop.rule.first_target.get(),
+            marks: if target == hop.rule.first_target.get() { LEADS } else { 0 }
+                | if hop.rule.for_log != 0 { FOR_LOG } else { 0 },
             first_ns: hop.now_ns,
             ..Lane::EMPTY
         };
@@ -484,7 +507,7 @@ impl Egress<'_> {
     }
 
     /// Starts a frame behind the last one; false if the buffer has no room for it.
-    fn start_frame(&mut self, index: usize) -> bool {
+    pub(crate) fn start_frame(&mut self, index: usize) -> bool {
         let lane = &mut self.lanes[index];
         let Some(buffer) = &lane.buffer else { return false };
         let start = lane.end;
@@ -505,15 +528,21 @@ impl Egress<'_> {
     /// Writes the header of the frame being filled, as far as it is known before the frame is sealed; false if it is
     /// shorter than the ones before it, and so has to be the last.
     fn close_frame(&mut self, index: usize, count: u32, stats: &mut WorkerStats) -> bool {
+        self.close_flagged(index, count, 0, stats)
+    }
+
+    /// The same, with flags in the header.
+    #[inline(always)]
+    pub(crate) fn close_flagged(&mut self, index: usize, count: u32, flags: u16, stats: &mut WorkerStats) -> bool {
         let behind = self.crc_behind(index, count);
         let lane = &mut self.lanes[index];
         lane.copies += u16::try_from(count).unwrap_or(0); // a buffer holds fewer than 1,024
         let route = route_of(stats, lane.route);
         route.due += u64::from(count);
-        route.accepted += if lane.leads { u64::from(count) } else { 0 };
+        route.accepted += if lane.marks & LEADS != 0 { u64::from(count) } else { 0 };
         let Some(buffer) = &mut lane.buffer else { return false };
         let bytes = lane.end - lane.frame_start;
-        let fields = FrameFields { route_id: lane.route_id, shard: lane.shard, ..FrameFields::default() };
+        let fields = FrameFields { flags, route_id: lane.route_id, shard: lane.shard, ..FrameFields::default() };
         let Ok((header, _)) = FrameHeader::mut_from_prefix(&mut buffer.bytes_mut()[lane.frame_start as usize..]) else {
             return false;
         };
@@ -536,7 +565,7 @@ impl Egress<'_> {
     }
 
     /// Sends a lane whose frames are all closed. The lane that was opened last takes its place.
-    fn flush_closed(&mut self, index: usize, stats: &mut WorkerStats) {
+    pub(crate) fn flush_closed(&mut self, index: usize, stats: &mut WorkerStats) {
         self.send_lane(index, stats);
         let lane = &self.lanes[index];
         self.lane_of[usize::from(lane.owned) * self.targets + lane.target as usize] = CLOSED;
@@ -572,7 +601,8 @@ impl Egress<'_> {
             route: lane.route,
             copies: lane.copies.into(),
             bytes: len,
-            frames: len.div_ceil(stride.max(1)),
+            frames: u16::try_from(len.div_ceil(stride.max(1))).unwrap_or(u16::MAX), // 64 at most
+            for_log: lane.marks & FOR_LOG != 0,
             first_ns: lane.first_ns,
         };
         let item = Transmit { buffer, offset: 0, len, stride, shard: lane.shard, destination, token: 0 };

@@ -215,6 +215,14 @@ impl<'a> Ingress<'a> {
         &mut self.windows[index]
     }
 
+    /// A session's slot, and its window in the worker's `owned`-th shard; `None` if the slot is another session's by now.
+    #[must_use]
+    pub fn places(&self, session_id: u32, owned: u16) -> Option<(usize, usize)> {
+        let slot = self.slot(session_id);
+        let there = self.sessions.get(slot)?.id == session_id && usize::from(owned) < self.owned;
+        there.then_some((slot, slot * self.owned + usize::from(owned)))
+    }
+
     /// A session and one of its windows.
     pub fn both(&mut self, session: usize, window: usize) -> (&Session, &mut Window) {
         (&self.sessions[session], &mut self.windows[window])

@@ -15,11 +15,15 @@ extern crate alloc;
 
 pub mod egress;
 pub mod fan;
+mod forward;
 pub mod host;
 pub mod ingress;
+pub mod kept;
 pub mod limits;
+mod logged;
 pub mod pressure;
 mod ready;
+mod record;
 pub mod reply;
 mod seal;
 pub mod stream;

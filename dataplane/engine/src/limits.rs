@@ -4,6 +4,7 @@ use crate::{
     egress::{InFlight, Lane, Subscriber},
     fan::Fan,
     ingress::Session,
+    kept::{Held, Pending},
     reply::KeptNack,
     stream::Stream,
     window::Window,
@@ -40,6 +41,8 @@ pub struct Limits {
     pub receive_buffers: u32,
     /// Largest frame this lane takes, in bytes (1,472 at MTU 1500 over IPv4).
     pub frame_bytes_max: u32,
+    /// How many buffers may wait for the truth log, at most a quarter of all; 0 where there is none.
+    pub held_buffers: u32,
     /// Longest wait for an egress frame to fill, ns. The design allows 5,000.
     pub fill_window_ns: u64,
     /// Number of this boot: the high half of every epoch that this node sends under.
@@ -55,6 +58,12 @@ impl Limits {
     #[must_use]
     pub fn owned(&self) -> usize {
         self.shards.len()
+    }
+
+    /// Its shards, a bit each: a fabric has at most 64.
+    #[must_use]
+    pub fn owned_shards(&self) -> u64 {
+        self.shards.iter().fold(0, |shards, shard| shards | 1 << (shard % 64))
     }
 
     /// Topic slots that the shards of this worker can have.
@@ -75,6 +84,10 @@ pub struct Memory<'a> {
     pub sessions: &'a mut [Session],
     /// `sessions_max × owned` records.
     pub windows: &'a mut [Window],
+    /// [`Limits::held_buffers`] entries.
+    pub held: &'a mut [Option<Held>],
+    /// As many as windows, or none where there is no log.
+    pub pending: &'a mut [Pending],
     /// Nacks kept for repetition; a power of two.
     pub nacks: &'a mut [KeptNack],
     /// `subscribers_max` records.
@@ -123,6 +136,8 @@ impl Memory<'static> {
             senders: many(SenderState::default(), limits.senders_max as usize),
             sessions: made(|| Session::EMPTY, sessions),
             windows: made(|| Window::EMPTY, sessions * owned),
+            held: made(|| None, limits.held_buffers as usize),
+            pending: many(Pending::NONE, if limits.held_buffers > 0 { sessions * owned } else { 0 }),
             nacks: many(KeptNack::EMPTY, NACKS_KEPT),
             subscribers: made(|| Subscriber::EMPTY, subscribers),
             streams: made(|| Stream::EMPTY, subscribers * owned),

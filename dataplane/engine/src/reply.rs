@@ -1,10 +1,10 @@
 //! Acks and nacks: what the node tells a publisher that asked for it.
 
-use crate::{ingress::Session, window::Window};
+use crate::{ingress::Session, kept::Pending, window::Window};
 use arrayvec::ArrayVec;
 use tachyon_wire::{
     Endpoint, Reason,
-    ack::{AckBody, CLASS_ADMITTED, Map, NackBody},
+    ack::{AckBody, CLASS_ADMITTED, CLASS_DURABLE, Map, NackBody},
     build::{self, Body, FrameFields, Seal},
 };
 
@@ -47,6 +47,15 @@ pub struct Due {
     pub destination: Endpoint,
     /// The frame to nack; `None` = an ack of the whole window.
     pub nack_of: Option<u32>,
+    /// The class that an ack vouches for.
+    pub class: u8,
+}
+
+impl Due {
+    /// Its bit in [`Window::ack_due`].
+    pub(crate) fn bit(&self) -> u8 {
+        1 << (self.class & 7)
+    }
 }
 
 /// What is due, and the nacks that are kept.
@@ -70,14 +79,15 @@ impl<'a> Replies<'a> {
         (window * 64 + frame_id as usize % 64) & (self.kept.len() - 1)
     }
 
-    /// Notes a reply; an ack of a window is noted once per burst.
+    /// Notes a reply; an ack of a window and class is noted once per burst.
     pub fn note(&mut self, window: &mut Window, due: Due) {
-        if due.nack_of.is_none() && core::mem::replace(&mut window.ack_due, true) {
+        if due.nack_of.is_none() && window.ack_due & due.bit() != 0 {
             return;
         }
         if self.due.try_push(due).is_err() {
-            window.ack_due &= due.nack_of.is_some();
             self.lost += 1;
+        } else if due.nack_of.is_none() {
+            window.ack_due |= due.bit();
         }
     }
 
@@ -114,6 +124,7 @@ pub fn write(
     due: &Due,
     session: &Session,
     window: &mut Window,
+    pending: Option<&Pending>,
     kept: Option<&KeptNack>,
     sent_ns: u64,
     buffer: &mut [u8],
@@ -140,20 +151,26 @@ pub fn write(
         nack.accepted = kept.accepted;
         return written(build::control(buffer, &fields, Body::Nack(&nack), seal));
     }
-    window.ack_due = false;
-    written(build::control(buffer, &fields, Body::Ack(&ack(window, session.id, shard)), seal))
+    window.ack_due &= !due.bit();
+    let ack = ack(window, pending, session.id, shard, due.class);
+    written(build::control(buffer, &fields, Body::Ack(&ack), seal))
 }
 
 fn written(bytes: Result<usize, build::PushError>) -> Option<u32> {
     u32::try_from(bytes.ok()?).ok()
 }
 
-/// What one window has settled, as an ack says it.
-fn ack(window: &mut Window, session_id: u32, shard: u16) -> AckBody {
-    let cumulative = window.cumulative();
-    let mut ack = AckBody::new(session_id, window.epoch, shard, CLASS_ADMITTED, cumulative);
+/// What one window has settled at a class, as an ack says it. A frame of which the log takes nothing is settled at every
+/// class at once, and one that it takes some of when that is written, or stable.
+fn ack(window: &mut Window, pending: Option<&Pending>, session_id: u32, shard: u16, class: u8) -> AckBody {
+    let stable = class == CLASS_DURABLE;
+    let pending = pending.filter(|pending| class != CLASS_ADMITTED && pending.knows(window.epoch));
+    let first = pending.and_then(|pending| pending.first(stable)).unwrap_or(u32::MAX);
+    let cumulative = window.cumulative().min(first.saturating_sub(1));
+    let waits = |id| pending.is_some_and(|pending| pending.waits(id, stable));
+    let mut ack = AckBody::new(session_id, window.epoch, shard, class, cumulative);
     for id in cumulative + 1..=cumulative + MAP_BITS {
-        if window.is_settled(id) {
+        if window.is_settled(id) && !waits(id) {
             ack.settle(id);
         }
     }

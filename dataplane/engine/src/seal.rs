@@ -16,6 +16,7 @@ use tachyon_wire::{
     FrameHeader, LINE,
     frame::AUTHENTICATED,
     tag::{FrameKey, TAG_BYTES},
+    tap,
 };
 use zerocopy::FromBytes;
 
@@ -27,6 +28,7 @@ const TAGS: usize = tags::TOGETHER;
 /// A numbered frame that wants a tag: which queued buffer it is in, and where.
 struct Numbered {
     place: usize,
+    for_log: bool,
     range: Range<usize>,
     key: FrameKey,
 }
@@ -38,7 +40,7 @@ impl Egress<'_> {
         for back in (0..core::mem::take(&mut self.unsealed)).rev() {
             self.seal_buffer(self.ready.place(back), &mut numbered);
         }
-        write_tags(self.path, &mut self.ready, &mut numbered);
+        self.write_tags(&mut numbered);
     }
 
     /// Seals a buffer's frames, or leaves them among the numbered until there are enough. `None` where there is nothing to
@@ -46,33 +48,59 @@ impl Egress<'_> {
     fn seal_buffer(&mut self, place: usize, numbered: &mut ArrayVec<Numbered, TAGS>) -> Option<()> {
         let item = self.ready.at_mut(place)?;
         let flight = self.in_flight.get(item.token as usize)?;
-        let subscriber = self.subscribers.get(flight.subscriber as usize)?;
-        let stream = self.streams.get_mut(flight.stream as usize)?;
+        let (subscriber_slot, stream_place) = (flight.subscriber as usize, flight.stream as usize);
+        let subscriber = self.subscribers.get(subscriber_slot)?;
         let (length, stride) = (item.len as usize, item.stride.max(1) as usize);
+        let for_log = flight.for_log;
         if !subscriber.tagged {
             let bytes = item.buffer.bytes_mut().get_mut(..length)?;
             bytes.chunks_mut(stride).for_each(|frame| with_crc(self.path, frame));
+            if for_log {
+                self.digest(place, 0..length, stride);
+            }
             return Some(());
         }
         for start in (0..length).step_by(stride) {
             let end = length.min(start + stride);
             let (header, _) = FrameHeader::ref_from_prefix(self.ready.bytes(place, start..end)?).ok()?;
+            let subscriber = self.subscribers.get(subscriber_slot)?;
+            let stream = self.streams.get_mut(stream_place)?;
             let key = stream.key(header.epoch.get(), &subscriber.master, subscriber.session_id);
-            numbered.push(Numbered { place, range: start..end, key });
+            numbered.push(Numbered { place, for_log, range: start..end, key });
             if numbered.is_full() {
-                write_tags(self.path, &mut self.ready, numbered);
+                self.write_tags(numbered);
             }
         }
         Some(())
     }
-}
 
-/// Writes the tags of these frames, and forgets them.
-fn write_tags(path: Path, ready: &mut Ready<'_>, numbered: &mut ArrayVec<Numbered, TAGS>) {
-    let tags = made_tags(path, ready, numbered);
-    for (Numbered { place, range, .. }, tag) in numbered.drain(..).zip(&tags) {
-        if let Some(frame) = ready.at_mut(place).and_then(|item| item.buffer.bytes_mut().get_mut(range)) {
-            write_tag(frame, tag);
+    /// Writes the tags of these frames, and forgets them.
+    fn write_tags(&mut self, numbered: &mut ArrayVec<Numbered, TAGS>) {
+        let tags = made_tags(self.path, &self.ready, numbered);
+        for (Numbered { place, for_log, range, .. }, tag) in numbered.drain(..).zip(&tags) {
+            if let Some(frame) =
+                self.ready.at_mut(place).and_then(|item| item.buffer.bytes_mut().get_mut(range.clone()))
+            {
+                write_tag(frame, tag);
+            }
+            if for_log {
+                let length = range.len();
+                self.digest(place, range, length);
+            }
+        }
+    }
+
+    /// Adds sealed frames to what the truth log is told of them.
+    fn digest(&mut self, place: usize, range: Range<usize>, stride: usize) {
+        let Some(bytes) = self.ready.bytes(place, range) else { return };
+        for frame in bytes.chunks(stride.max(1)) {
+            let Ok((header, _)) = FrameHeader::ref_from_prefix(frame) else { continue };
+            let tagged = header.flags.get() & AUTHENTICATED != 0;
+            let half = u64::from_le_bytes(*header.tag.first_chunk().unwrap_or(&[0; 8]));
+            let seal = if tagged { half } else { header.crc32c.get().into() };
+            let (session_id, frame_id) = (header.session_id.get(), header.frame_id.get());
+            self.logged_digest = tap::digest(self.logged_digest, session_id, frame_id, seal);
+            self.logged_frames = self.logged_frames.wrapping_add(1);
         }
     }
 }

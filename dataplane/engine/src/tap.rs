@@ -8,10 +8,12 @@ pub struct Log {
     /// Every record that ends at or before this position was written: acks of class *logged* may go out.
     pub written: u64,
     /// Every record that ends at or before this position is as stable as its messages ask for: durable ones may be forwarded
-    /// and acknowledged, buffers go back, and the ring's memory is free. Never above `written`.
+    /// and acknowledged, and buffers go back. Never above `written`.
     pub stable: u64,
     /// Bytes that the next record may have.
     pub room: usize,
+    /// Less than a quarter of the ring is free.
+    pub scarce: bool,
     /// Why nothing is taken now, if so: nobody writes the log, its disk is full or failed, or it stands still.
     pub refuses: Option<Reason>,
 }
@@ -25,16 +27,20 @@ pub trait Tap {
     /// Looks at what the log says.
     fn sample(&mut self, now_ns: u64) -> Log;
 
-    /// Room for a record of up to `bytes_max`; `None` where there is not so much. What a record that was begun before and not
-    /// committed holds is forgotten.
+    /// Room for a record of up to `bytes_max`; `None` where there is not so much. Called again with the same size before the
+    /// commit it is the same memory, as it was left.
     fn begin(&mut self, bytes_max: usize) -> Option<&mut [u8]>;
 
     /// Hands over the record that was begun last, of which `bytes` were filled; returns the position of its end.
     fn commit(&mut self, bytes: usize) -> u64;
 
     /// The first record that ends behind `position`, which is 0 or the end of one, and its end; `None` if nothing was
-    /// committed since. Only for positions from `stable` on.
+    /// committed since. Only for positions from the last [`Tap::release`] on.
     fn record(&self, position: u64) -> Option<(&[u8], u64)>;
+
+    /// The worker looks no more at records that end at or before this position, all of which are stable: from now on the
+    /// ring's memory is free up to here.
+    fn release(&mut self, position: u64);
 }
 
 /// No log.
@@ -62,4 +68,6 @@ impl Tap for NoTap {
     fn record(&self, _position: u64) -> Option<(&[u8], u64)> {
         None
     }
+
+    fn release(&mut self, _position: u64) {}
 }

@@ -28,8 +28,8 @@ pub struct Window {
     pub reply: Stream,
     /// The key of `epoch`, once a frame of it was checked.
     pub key: Option<FrameKey>,
-    /// An ack is due at the end of this burst.
-    pub ack_due: bool,
+    /// The classes of acks that are due at the end of this burst, a bit each.
+    pub ack_due: u8,
     /// Frame `id` is bit `id % 64` of word `id / 64 % 16`.
     frames: [Frames; WORDS],
 }
@@ -57,7 +57,7 @@ impl Window {
         cumulative: 0,
         key: None,
         frames: [Frames::NONE; WORDS],
-        ack_due: false,
+        ack_due: 0,
         reply: Stream::EMPTY,
     };
 

@@ -5,25 +5,32 @@ use crate::{
     fan::{Bodies, Fans, Spread},
     host::Host,
     ingress::{Found, Ingress, Refused},
+    kept::{Intake, Kept, Pending},
     limits::{Limits, Memory},
+    logged::refused_by_device,
     pressure::Pressure,
     ready::{Ready, Tokens},
+    record::{Filled, Record},
     reply::{self, Due, Replies},
+    tap::{NoTap, Tap},
 };
 use arrayvec::ArrayVec;
 use tachyon_driver_api::{CompletionBatch, Pool, Received, RxBatch, RxQueue, TxBatch, TxQueue};
-use tachyon_policy::{FrameContext, Inputs, Shards, Tables, Verdict};
+use tachyon_policy::{FrameContext, Inputs, Ruleset, Shards, Tables, Verdict};
 use tachyon_wire::{
     Endpoint, LINE, Message, Reason,
     ack::Map,
+    ack::{CLASS_ADMITTED, CLASS_DURABLE, CLASS_LOGGED},
     command::{Command, Demand, SHARE_ALL},
     counters::WorkerStats,
     frame::{ACK_WANTED, Frame, MESSAGES_MAX},
-    image::Target,
+    image::{FULL_BUFFER, FULL_MARK, FULL_NACK, TOPIC_DURABLE, TOPIC_FULL_MASK, TOPIC_FULL_SHIFT, Target},
 };
 
 /// Commands taken per turn: a control process that talks a lot must not become latency.
 const COMMANDS_PER_TURN: usize = 4;
+/// The commands of a turn.
+type Commands = ArrayVec<Command, COMMANDS_PER_TURN>;
 /// Frames that are checked, and their topics prefetched, before the first of them is judged; fewer if they have
 /// [`STAGE_BYTES`] before.
 const STAGE: usize = 8;
@@ -56,28 +63,39 @@ pub struct Work {
 
 /// One pinned core's loop, owner of some shards.
 #[derive(Debug)]
-pub struct Worker<'a, Q, H> {
-    limits: Limits,
+pub struct Worker<'a, Q, H, T = NoTap> {
+    pub(crate) limits: Limits,
     queue: Q,
-    host: H,
-    pool: Pool,
-    received: RxBatch,
+    pub(crate) host: H,
+    pub(crate) tap: T,
+    pub(crate) pool: Pool,
+    pub(crate) received: RxBatch,
     completions: CompletionBatch,
-    ingress: Ingress<'a>,
-    tables: Tables<'a>,
-    egress: Egress<'a>,
+    pub(crate) ingress: Ingress<'a>,
+    pub(crate) tables: Tables<'a>,
+    pub(crate) egress: Egress<'a>,
     fans: Fans<'a>,
-    replies: Replies<'a>,
+    pub(crate) replies: Replies<'a>,
+    pub(crate) kept: Kept<'a>,
+    /// Free buffers before this turn's burst was judged.
+    pub(crate) free_before: usize,
     pressure: Pressure,
-    ruleset_version: u64,
+    pub(crate) ruleset_version: u64,
     /// Of the frame being judged; kept here so that it is not cleared for each.
     verdicts: [Verdict; MESSAGES_MAX],
-    stats: &'a mut WorkerStats,
+    pub(crate) stats: &'a mut WorkerStats,
 }
 
 impl<'a, Q: RxQueue + TxQueue, H: Host> Worker<'a, Q, H> {
-    /// A worker over its queue, with memory of the sizes that `limits` tell.
+    /// A worker over its queue, with memory of the sizes that `limits` tell, and without a truth log.
     pub fn new(limits: Limits, memory: Memory<'a>, pool: Pool, queue: Q, host: H) -> Self {
+        Self::with_tap(limits, memory, pool, queue, host, NoTap)
+    }
+}
+
+impl<'a, Q: RxQueue + TxQueue, H: Host, T: Tap> Worker<'a, Q, H, T> {
+    /// A worker that tells the truth log of its turns.
+    pub fn with_tap(limits: Limits, memory: Memory<'a>, pool: Pool, queue: Q, host: H, tap: T) -> Self {
         let owned = limits.owned();
         let shards = Shards::new(limits.shard_count, limits.topics_max, limits.shards);
         let egress = Egress {
@@ -99,6 +117,8 @@ impl<'a, Q: RxQueue + TxQueue, H: Host> Worker<'a, Q, H> {
             frame_bytes_most: FRAME_BYTES_MOST.min(pool.buffer_bytes()),
             boot: limits.boot,
             unix_offset_ns: limits.unix_offset_ns,
+            logged_frames: 0,
+            logged_digest: 0,
         };
         Self {
             ingress: Ingress::new(
@@ -119,6 +139,8 @@ impl<'a, Q: RxQueue + TxQueue, H: Host> Worker<'a, Q, H> {
             egress,
             fans: Fans::new(memory.fans, memory.fan_of, limits.targets_max as usize),
             replies: Replies::new(memory.nacks),
+            kept: Kept::new(memory.held, memory.pending),
+            free_before: 0,
             pressure: Pressure::default(),
             ruleset_version: 0,
             verdicts: [Verdict::default(); MESSAGES_MAX],
@@ -128,6 +150,7 @@ impl<'a, Q: RxQueue + TxQueue, H: Host> Worker<'a, Q, H> {
             limits,
             queue,
             host,
+            tap,
             pool,
         }
     }
@@ -135,48 +158,76 @@ impl<'a, Q: RxQueue + TxQueue, H: Host> Worker<'a, Q, H> {
     /// One turn: receive, govern, batch, transmit. `now_ns` is the tick, and the only time there is.
     pub fn poll(&mut self, now_ns: u64) -> Work {
         self.egress.note_handed_over(now_ns, self.stats);
-        self.take_commands(now_ns);
+        let commands = self.take_commands(now_ns);
         let received = self.queue.rx_burst(&mut self.pool, &mut self.received);
         let mut work = Work { received, ..Work::default() };
         work.completed = self.egress.settle(&mut self.queue, &mut self.completions, &mut self.pool, self.stats);
-        if received > 0 {
-            self.judge_burst(now_ns, &mut work);
+        let (refused_before, open) = (refused_by_device(&self.stats.counters), self.egress.open > 0);
+        let log = self.tap.is_there();
+        let freed = log && self.hear_log(now_ns);
+        let busy = received > 0 || freed || open;
+        let (intake, filled) = if received > 0 {
+            self.judge_burst(now_ns, &commands, &mut work)
+        } else {
+            self.record_quiet(busy, &commands)
+        };
+        if !self.replies.due.is_empty() {
             self.send_replies(now_ns);
         }
         // Nothing arrives, so nothing is worth waiting for; else a frame may fill for a while.
         let window_ns = if received == 0 { 0 } else { self.limits.fill_window_ns };
         self.egress.flush_due(now_ns, window_ns, self.stats);
         work.sent += self.egress.transmit(&mut self.queue);
-        work.idle = self.egress.open == 0 && self.egress.ready.is_empty() && self.egress.pending.is_empty();
+        if log {
+            self.end_turn(now_ns, intake, filled, refused_before);
+        }
+        self.received.drain(..).for_each(|item| self.pool.put(item.buffer));
+        work.idle = self.is_idle();
         self.publish(now_ns, work);
         work
     }
 
+    /// Nothing is open or queued, and nothing that the log may have by now waits for it.
+    fn is_idle(&self) -> bool {
+        let egress = &self.egress;
+        egress.open == 0 && egress.ready.is_empty() && egress.pending.is_empty() && !self.waits_for_log()
+    }
+
     /// Judges everything that was received, under one ruleset and one tick.
-    fn judge_burst(&mut self, now_ns: u64, work: &mut Work) {
+    fn judge_burst(&mut self, now_ns: u64, commands: &Commands, work: &mut Work) -> (Intake, Filled) {
         // Counted before any of it is looked at, so that whatever happens it was seen.
         for item in &self.received {
             self.stats.counters.frames_seen += frames_of(item).count() as u64;
             self.stats.counters.bytes_received += u64::from(item.len);
         }
         let sendable = self.pool.total().saturating_sub(self.limits.receive_buffers as usize);
-        let pressure = self.pressure.sample(self.pool.free(), sendable);
+        self.free_before = self.pool.free();
+        let pressure = self.pressure.sample(self.free_before, sendable);
         let Self {
-            host, received, ingress, tables, egress, fans, replies, stats, pool, verdicts, ruleset_version, ..
+            limits,
+            host,
+            received,
+            ingress,
+            tables,
+            egress,
+            fans,
+            replies,
+            stats,
+            pool,
+            verdicts,
+            tap,
+            kept,
+            ruleset_version,
+            ..
         } = self;
         let (queue, completions) = (&mut self.queue, &mut self.completions);
         let mut demands: ArrayVec<Demand, ASIDE_MAX> = ArrayVec::new();
         let mut quarantine: ArrayVec<(Message, u8), ASIDE_MAX> = ArrayVec::new();
         // Looked at once: another look might see another version.
         let ruleset = host.ruleset().map(tachyon_policy::Verified::ruleset);
-        let version = ruleset.map_or(0, |ruleset| ruleset.version);
-        if version != *ruleset_version {
-            // Lanes belong to the routes of one version, so they are closed before the next one.
-            egress.flush_due(now_ns, 0, stats);
-            *ruleset_version = version;
-            stats.counters.ruleset_version = version;
-            stats.counters.ruleset_swaps += 1;
-        }
+        adopt_rules(ruleset.as_ref().ok(), ruleset_version, kept, limits, egress, now_ns, stats);
+        let intake = kept.begin_turn(tap, true, received, commands);
+        let record = if intake.recorded { tap.begin(intake.bytes) } else { None };
         let inputs = Inputs { tick_ns: now_ns, ruleset, pressure };
         let mut burst = Burst {
             now_ns,
@@ -193,19 +244,26 @@ impl<'a, Q: RxQueue + TxQueue, H: Host> Worker<'a, Q, H> {
             work,
             demands: &mut demands,
             quarantine: &mut quarantine,
+            intake,
+            record: record.map(|bytes| Record::new(bytes, commands)),
+            recorded: if intake.recorded { kept.shards } else { 0 },
+            pending: kept.pending,
         };
         burst.stats.counters.pressure = pressure.into();
         burst.judge(received, verdicts);
+        let filled = burst.record.take().map_or(Filled::EMPTY, Record::finish);
         let quarantined = quarantine.drain(..).filter(|(message, reason)| host.quarantine(message, *reason)).count();
         stats.counters.quarantined += quarantined as u64;
         demands.drain(..).for_each(|demand| host.demand(demand));
-        received.drain(..).for_each(|item| pool.put(item.buffer));
-        stats.counters.bursts += 1;
+        stats.counters.bursts += u64::from(!received.is_empty());
+        (intake, filled)
     }
 
-    fn take_commands(&mut self, now_ns: u64) {
-        for _ in 0..COMMANDS_PER_TURN {
-            let Some(command) = self.host.command() else { return };
+    fn take_commands(&mut self, now_ns: u64) -> Commands {
+        let mut commands = Commands::new();
+        while !commands.is_full()
+            && let Some(command) = self.host.command()
+        {
             match command {
                 Command::OpenSession(open) => {
                     self.ingress.anew(&open).for_each(|window| self.replies.forget(window));
@@ -227,7 +285,9 @@ impl<'a, Q: RxQueue + TxQueue, H: Host> Worker<'a, Q, H> {
                     tachyon_policy::set_lease(&inputs, &mut self.tables, lease);
                 }
             }
+            commands.push(command);
         }
+        commands
     }
 
     /// Answers the publishers that asked for it.
@@ -237,12 +297,15 @@ impl<'a, Q: RxQueue + TxQueue, H: Host> Worker<'a, Q, H> {
         for due in due {
             let Some(mut buffer) = self.pool.get() else {
                 self.stats.counters.replies_lost += 1;
-                self.ingress.window(due.window).ack_due &= due.nack_of.is_some();
+                if due.nack_of.is_none() {
+                    self.ingress.window(due.window).ack_due &= !due.bit();
+                }
                 continue;
             };
             let (session, window) = self.ingress.both(due.session, due.window);
             let kept = due.nack_of.and_then(|id| self.replies.kept(due.window, window.epoch, id));
-            match reply::write(&due, session, window, kept, sent_ns, buffer.bytes_mut()) {
+            let pending = self.kept.pending.get(due.window);
+            match reply::write(&due, session, window, pending, kept, sent_ns, buffer.bytes_mut()) {
                 Some(len) => self.egress.reply(buffer, len, due.shard, due.destination, now_ns, self.stats),
                 None => {
                     // A nack of the same burst took its place.
@@ -282,6 +345,7 @@ impl<'a, Q: RxQueue + TxQueue, H: Host> Worker<'a, Q, H> {
             self.pool.put(item.buffer);
         }
         self.replies.due.clear();
+        self.kept.abandon(&mut self.pool);
         self.egress.abandon(&mut self.pool);
         self.stats.counters.copies_due += self.fans.abandon();
         let counters = &mut self.stats.counters;
@@ -314,6 +378,11 @@ impl<'a, Q: RxQueue + TxQueue, H: Host> Worker<'a, Q, H> {
         &mut self.host
     }
 
+    /// The worker's way to the truth log.
+    pub fn tap(&mut self) -> &mut T {
+        &mut self.tap
+    }
+
     /// Ends the worker; the queue and the pool that it was made with. Buffers that are open, queued or with the device are not
     /// in the pool, so whoever wants all of them back polls until the worker is idle first.
     #[must_use]
@@ -326,15 +395,40 @@ impl<'a, Q: RxQueue + TxQueue, H: Host> Worker<'a, Q, H> {
     #[must_use]
     pub fn buffers_missing(&self) -> i64 {
         let egress = &self.egress;
-        let here = self.pool.free() + self.received.len() + egress.open + egress.ready.len() + egress.pending.len();
+        let queued = egress.open + egress.ready.len() + egress.pending.len();
+        let here = self.pool.free() + self.received.len() + queued + self.kept.held();
         let count = |buffers: usize| i64::try_from(buffers).unwrap_or(i64::MAX);
         count(self.pool.total()) - count(here + self.queue.held())
     }
 }
 
+/// Goes over to another version of the rules, if there is one.
+pub(crate) fn adopt_rules(
+    ruleset: Option<&Ruleset<'_>>,
+    adopted: &mut u64,
+    kept: &mut Kept<'_>,
+    limits: &Limits,
+    egress: &mut Egress<'_>,
+    now_ns: u64,
+    stats: &mut WorkerStats,
+) {
+    let version = ruleset.map_or(0, |ruleset| ruleset.version);
+    if version == *adopted {
+        return;
+    }
+    // Lanes belong to the routes of one version, so they are closed before the next one.
+    egress.flush_due(now_ns, 0, stats);
+    *adopted = version;
+    stats.counters.ruleset_version = version;
+    stats.counters.ruleset_swaps += 1;
+    kept.record_shards(ruleset.map_or(0, Ruleset::logged_shards) & limits.owned_shards());
+}
+
 /// A frame of the stage: whose buffer it is in, and the place of its shard among the worker's.
 struct Waiting<'f> {
     item: &'f Received,
+    /// Its place in the burst.
+    place: usize,
     bytes: &'f [u8],
     owned: u16,
 }
@@ -357,13 +451,20 @@ struct Burst<'b, 'a, 'r, Q> {
     work: &'b mut Work,
     demands: &'b mut ArrayVec<Demand, ASIDE_MAX>,
     quarantine: &'b mut ArrayVec<(Message, u8), ASIDE_MAX>,
+    /// What the truth log takes.
+    intake: Intake,
+    /// What it is told, and of which shards, a bit each.
+    record: Option<Record<'b>>,
+    recorded: u64,
+    pending: &'b mut [Pending],
 }
 
 impl<'a, 'r, Q: TxQueue> Burst<'_, 'a, 'r, Q> {
     /// Judges a burst, a stage of frames at a time: all of them are checked first, so that what judging the first will touch
     /// is in cache by the time the last was checked.
     fn judge(&mut self, received: &[Received], verdicts: &mut [Verdict; MESSAGES_MAX]) {
-        let mut frames = received.iter().flat_map(|item| frames_of(item).map(move |bytes| (item, bytes)));
+        let items = received.iter().enumerate();
+        let mut frames = items.flat_map(|(place, item)| frames_of(item).map(move |bytes| (place, item, bytes)));
         let mut found = [Found::NONE; STAGE];
         let (mut stage, mut ahead) = (&mut Stage::new(), &mut Stage::new());
         self.next_stage(&mut frames, ahead);
@@ -372,7 +473,7 @@ impl<'a, 'r, Q: TxQueue> Burst<'_, 'a, 'r, Q> {
             // What checking the next stage will read is asked for before this one is judged.
             self.next_stage(&mut frames, ahead);
             let found = &mut found[..stage.len()];
-            for (Waiting { item, bytes, owned }, found) in stage.iter().zip(&mut *found) {
+            for (Waiting { item, bytes, owned, .. }, found) in stage.iter().zip(&mut *found) {
                 self.ingress.find(bytes, item.shard, (*owned).into(), &item.source, found);
                 if found.refused.is_none() {
                     tachyon_policy::prefetch(found.frame.messages, self.tables, item.shard);
@@ -385,8 +486,11 @@ impl<'a, 'r, Q: TxQueue> Burst<'_, 'a, 'r, Q> {
                     self.refuse(&refused, waiting.bytes, waiting.item);
                 }
             }
-            for (waiting, found) in stage.iter().zip(&*found).filter(|(_, found)| found.refused.is_none()) {
-                self.judge_frame(found, waiting.owned, waiting.item, verdicts);
+            for (waiting, found) in stage.iter().zip(&*found) {
+                match found.refused {
+                    None => self.judge_frame(found, waiting, verdicts),
+                    Some(reason) => self.record_refused(waiting, reason),
+                }
             }
             if self.egress.ready.len() >= SENT_EARLY {
                 self.work.sent += self.egress.transmit(self.queue);
@@ -400,16 +504,20 @@ impl<'a, 'r, Q: TxQueue> Burst<'_, 'a, 'r, Q> {
 
     /// The next frames that are judged together.
     #[inline]
-    fn next_stage<'f>(&self, frames: &mut impl Iterator<Item = (&'f Received, &'f [u8])>, stage: &mut Stage<'f>) {
+    fn next_stage<'f>(
+        &self,
+        frames: &mut impl Iterator<Item = (usize, &'f Received, &'f [u8])>,
+        stage: &mut Stage<'f>,
+    ) {
         stage.clear();
         let mut left = STAGE_BYTES;
         while left > 0
             && !stage.is_full()
-            && let Some((item, bytes)) = frames.next()
+            && let Some((place, item, bytes)) = frames.next()
         {
             let owned = self.owned(item.shard);
             self.ingress.prefetch(bytes, owned.into());
-            stage.push(Waiting { item, bytes, owned });
+            stage.push(Waiting { item, place, bytes, owned });
             left = left.saturating_sub(bytes.len());
         }
     }
@@ -421,8 +529,8 @@ impl<'a, 'r, Q: TxQueue> Burst<'_, 'a, 'r, Q> {
     }
 
     /// Judges the messages of one admitted frame and copies what is accepted.
-    fn judge_frame(&mut self, found: &Found<'_>, owned: u16, item: &Received, verdicts: &mut [Verdict; MESSAGES_MAX]) {
-        let (shard, source) = (item.shard, item.source);
+    fn judge_frame(&mut self, found: &Found<'_>, waiting: &Waiting<'_>, verdicts: &mut [Verdict; MESSAGES_MAX]) {
+        let (shard, source) = (waiting.item.shard, waiting.item.source);
         let Found { frame, session, window, .. } = found;
         let counters = &mut self.stats.counters;
         counters.frames_admitted += 1;
@@ -439,7 +547,8 @@ impl<'a, 'r, Q: TxQueue> Burst<'_, 'a, 'r, Q> {
             let _ = demands.try_push(demand);
         };
         tachyon_policy::govern(&self.inputs, &context, frame.messages, self.tables, verdicts, &mut demand);
-        let refused = self.dispatch(frame, verdicts, shard, owned);
+        let withheld = self.meet_log(found, waiting, verdicts);
+        let refused = self.dispatch(frame, verdicts, shard, waiting.owned).or(withheld);
         if let Some(reason) = refused {
             let (epoch, id) = (frame.header.epoch.get(), frame.header.frame_id.get());
             self.ingress.window(*window).mark_refused(epoch, id);
@@ -449,8 +558,82 @@ impl<'a, 'r, Q: TxQueue> Burst<'_, 'a, 'r, Q> {
             }
         }
         if frame.header.flags.get() & ACK_WANTED != 0 {
-            let due = Due { session: *session, window: *window, shard, destination: source, nack_of: None };
+            let due = Due {
+                session: *session,
+                window: *window,
+                shard,
+                destination: source,
+                nack_of: None,
+                class: CLASS_ADMITTED,
+            };
             self.replies.note(self.ingress.window(*window), due);
+        }
+    }
+
+    /// An ack is due again, and one for each class of the log that has something to say of the window.
+    fn note_acks(&mut self, session: usize, window: usize, shard: u16, destination: Endpoint) {
+        let state = self.ingress.window(window);
+        let logged = self.pending.get(window).is_some_and(|pending| pending.knows(state.epoch));
+        let classes = [CLASS_ADMITTED, CLASS_LOGGED, CLASS_DURABLE];
+        for class in classes.into_iter().take(if logged { classes.len() } else { 1 }) {
+            self.replies.note(state, Due { session, window, shard, destination, nack_of: None, class });
+        }
+    }
+
+    /// Settles what the truth log takes of a frame, and tells it. Returns the reason if a publisher is to be told that it
+    /// does not take a message.
+    #[inline]
+    fn meet_log(&mut self, found: &Found<'_>, waiting: &Waiting<'_>, verdicts: &mut [Verdict]) -> Option<u8> {
+        let mut summary = Verdict::summary(verdicts);
+        let mut nacked = None;
+        if summary.is_for_log() && !self.intake.all {
+            nacked = self.withhold(&found.frame, verdicts);
+            summary = Verdict::summary(verdicts);
+        }
+        if self.recorded >> (waiting.item.shard % 64) & 1 != 0
+            && let Some(record) = &mut self.record
+        {
+            record.judged(waiting.item, waiting.place, &found.frame, verdicts, summary);
+            if summary.is_for_log()
+                && let Some(pending) = self.pending.get_mut(found.window)
+            {
+                let header = found.frame.header;
+                pending.note(header.epoch.get(), header.frame_id.get(), summary.is_any_durable());
+            }
+        }
+        nacked
+    }
+
+    /// The log does not take all: does what each topic's policy says.
+    #[cold]
+    fn withhold(&mut self, frame: &Frame<'_>, verdicts: &mut [Verdict]) -> Option<u8> {
+        let (intake, mut nacked) = (self.intake, None);
+        for (message, verdict) in frame.messages.iter().zip(verdicts) {
+            if !Verdict::summary(core::slice::from_ref(verdict)).is_for_log() {
+                continue;
+            }
+            let topic = self.inputs.ruleset.ok().and_then(|ruleset| ruleset.topic(message.topic_id.get()).copied());
+            let flags = topic.map_or(TOPIC_DURABLE, |topic| topic.flags.get());
+            let policy = (flags & TOPIC_FULL_MASK) >> TOPIC_FULL_SHIFT;
+            let durable = flags & TOPIC_DURABLE != 0;
+            let admitted = intake.recorded && !(durable && intake.refuses.is_some());
+            if admitted && (!intake.scarce || policy == FULL_BUFFER) {
+                continue;
+            }
+            *verdict = if policy == FULL_MARK && !durable { verdict.unlogged() } else { verdict.withheld() };
+            if policy == FULL_NACK {
+                nacked = nacked.or(Some(intake.reason().number()));
+            }
+        }
+        nacked
+    }
+
+    #[inline]
+    fn record_refused(&mut self, waiting: &Waiting<'_>, reason: Reason) {
+        if self.recorded >> (waiting.item.shard % 64) & 1 != 0
+            && let Some(record) = &mut self.record
+        {
+            record.refused(waiting.item, waiting.place, waiting.bytes, reason);
         }
     }
 
@@ -466,7 +649,9 @@ impl<'a, 'r, Q: TxQueue> Burst<'_, 'a, 'r, Q> {
         loop {
             let run = self.egress.append_all(owned, direct, &frame.messages[at..], &verdicts[at..], self.stats);
             (copied, at) = (copied + run as u64, at + run);
-            at += verdicts[at..].iter().take_while(|verdict| verdict.is_unrouted()).count();
+            // What waits for the log is copied when the log has it.
+            let passed = |verdict: &&Verdict| verdict.is_unrouted() || verdict.is_durable();
+            at += verdicts[at..].iter().take_while(passed).count();
             let Some(verdict) = verdicts.get(at) else { break };
             if verdict.is_accepted() {
                 at = self.dispatch_others(frame, verdicts, at, shard, owned);
@@ -492,7 +677,7 @@ impl<'a, 'r, Q: TxQueue> Burst<'_, 'a, 'r, Q> {
             return at + 1;
         };
         let hop = Hop { now_ns: self.now_ns, shard, owned, route: verdict.route(), rule };
-        if targets.len() == 1 && frame.payload.is_empty() && !verdict.is_durable() {
+        if targets.len() == 1 && frame.payload.is_empty() && !verdict.is_withheld() {
             self.egress.dispatch(hop, targets, &frame.messages[at], self.pool, self.stats);
             return at + 1;
         }
@@ -510,8 +695,9 @@ impl<'a, 'r, Q: TxQueue> Burst<'_, 'a, 'r, Q> {
         verdicts: &[Verdict],
         at: usize,
     ) -> usize {
-        let (message, durable) = (&frame.messages[at], verdicts[at].is_durable());
-        let plain = frame.payload.is_empty() && !durable;
+        let message = &frame.messages[at];
+        let withheld = verdicts[at].is_withheld().then(|| self.intake.reason());
+        let plain = frame.payload.is_empty() && withheld.is_none();
         if plain {
             let run = self.fans.add_run(hop.owned, &frame.messages[at..], &verdicts[at..]);
             if run > 0 {
@@ -521,7 +707,7 @@ impl<'a, 'r, Q: TxQueue> Burst<'_, 'a, 'r, Q> {
         let Some((fans, mut with)) = self.spreader() else { return at + 1 };
         if !plain {
             fans.spread_route(hop.owned, hop.route, &mut with);
-            with.egress.dispatch_rare(hop, targets, frame, message, durable, with.pool, with.stats);
+            with.egress.dispatch_rare(hop, targets, frame, message, withheld, with.pool, with.stats);
         } else if fans.make_room(&hop, targets.len(), &mut with) {
             return at + fans.add_run(hop.owned, &frame.messages[at..], &verdicts[at..]).max(1);
         } else {
@@ -552,13 +738,14 @@ impl<'a, 'r, Q: TxQueue> Burst<'_, 'a, 'r, Q> {
     fn keep_nack(&mut self, found: &Found<'_>, verdicts: &[Verdict], reason: u8, shard: u16, source: Endpoint) {
         let Found { frame, session, window, .. } = *found;
         let mut accepted = Map::EMPTY;
-        for (index, _) in (0..).zip(verdicts).filter(|(_, verdict)| verdict.is_accepted()) {
+        let kept = |verdict: &Verdict| verdict.is_accepted() && !verdict.is_withheld();
+        for (index, _) in (0..).zip(verdicts).filter(|(_, verdict)| kept(verdict)) {
             accepted.set(index);
         }
         let (id, epoch) = (frame.header.frame_id.get(), frame.header.epoch.get());
         let reason = Reason::from_number(reason).unwrap_or(Reason::InternalInvariant);
         self.replies.keep(window, epoch, id, reason, accepted);
-        let due = Due { session, window, shard, destination: source, nack_of: Some(id) };
+        let due = Due { session, window, shard, destination: source, nack_of: Some(id), class: CLASS_ADMITTED };
         self.replies.note(self.ingress.window(window), due);
     }
 
@@ -572,12 +759,13 @@ impl<'a, 'r, Q: TxQueue> Burst<'_, 'a, 'r, Q> {
             return;
         }
         let id = frame.header.frame_id.get();
-        let due = Due { session, window, shard: item.shard, destination: item.source, nack_of: None };
+        let (shard, destination) = (item.shard, item.source);
         let state = self.ingress.window(window);
         if self.replies.kept(window, state.epoch, id).is_some() {
-            self.replies.note(state, Due { nack_of: Some(id), ..due });
+            let due = Due { session, window, shard, destination, nack_of: Some(id), class: CLASS_ADMITTED };
+            self.replies.note(state, due);
         }
-        self.replies.note(state, due);
+        self.note_acks(session, window, shard, destination);
     }
 
     fn refuse_frame(&mut self, reason: Reason) {

@@ -210,7 +210,8 @@ impl<'a> Topics<'a> {
             route_id: (index + 1).into(),
             first_target: first_target.into(),
             target_count: target_count.into(),
-            reserved: [0; 6],
+            for_log: u8::from(kind != Durability::Volatile as usize),
+            reserved: [0; 5],
         });
         self.targets.extend(members.iter().copied().map(Target::new));
         self.routes[kind].insert(members, index);

@@ -425,7 +425,9 @@ fn verify_topic(ruleset: &Ruleset<'_>, slot: u32, rule: &TopicRule) -> Result<()
     if !bucket_fits(rule.period.get(), rule.burst.get()) {
         return Err(Fault::Bucket);
     }
-    if rule.route.get() != ROUTE_NONE && rule.route.get() as usize >= ruleset.routes.len() {
+    let for_log = u8::from(flags & (TOPIC_LOGGED | TOPIC_DURABLE) != 0);
+    let route = ruleset.routes.get(rule.route.get() as usize);
+    if rule.route.get() != ROUTE_NONE && route.is_none_or(|route| route.for_log != for_log) {
         return Err(Fault::Route);
     }
     if usize::from(rule.group.get()) >= ruleset.rights_words * 64 {
@@ -445,7 +447,7 @@ fn verify_route(ruleset: &Ruleset<'_>, index: u32, rule: &RouteRule) -> Result<(
     if rule.route_id.get() == 0 {
         return Err(Fault::RouteId);
     }
-    if rule.reserved != [0; 6] {
+    if rule.for_log > 1 || rule.reserved != [0; 5] {
         return Err(Fault::Reserved);
     }
     if !(1..=FAN_OUT_MAX).contains(&rule.target_count.get()) {

@@ -33,4 +33,4 @@ pub use image::{Fault, ImageError, Ruleset, Verified, verify};
 pub use lease::set_lease;
 pub use tables::{SHARDS_MAX, SenderState, Shards, TICK_MAX_NS, Tables, TopicState};
 pub use tachyon_kernels::Path;
-pub use verdict::Verdict;
+pub use verdict::{Summary, Verdict};

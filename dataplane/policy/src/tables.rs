@@ -9,7 +9,7 @@ use crate::{Verdict, image::Ruleset};
 use tachyon_kernels::Path;
 use tachyon_wire::{
     command::{Demand, SHARE_ALL},
-    image::{BUCKET_SPAN_MAX, SenderRule, TICKS_PER_NS, TOPIC_DURABLE},
+    image::{BUCKET_SPAN_MAX, SenderRule, TICKS_PER_NS, TOPIC_DURABLE, TOPIC_LOGGED, TopicRule},
 };
 use zerocopy::{FromZeros, Immutable, KnownLayout, byteorder::little_endian::U32};
 
@@ -135,6 +135,12 @@ pub(crate) fn now(tick_ns: u64) -> u64 {
     tick_ns.min(TICK_MAX_NS) * TICKS_PER_NS
 }
 
+/// The verdict on a message that passes every check of its topic.
+fn verdict(rule: &TopicRule) -> Verdict {
+    let verdict = Verdict::accepted(rule.route.get(), rule.flags.get() & TOPIC_DURABLE != 0);
+    if rule.flags.get() & TOPIC_LOGGED != 0 { verdict.logged() } else { verdict }
+}
+
 /// How far a bucket is from full, in time.
 #[inline(always)]
 pub(crate) fn debt(tat: u64, now: u64) -> u64 {
@@ -203,7 +209,7 @@ impl TopicState {
             tat: clamped(self.tat, period, burst, now),
             period,
             more: burst.saturating_sub(1),
-            accept: Verdict::accepted(rule.route.get(), rule.flags.get() & TOPIC_DURABLE != 0),
+            accept: verdict(&rule),
             stamp: Self::stamp(version, rule.flags.get(), rule.group.get()),
         };
     }

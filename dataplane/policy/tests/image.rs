@@ -91,7 +91,7 @@ fn accepts_what_compile_writes_and_gives_the_records_back() {
 #[test]
 fn refuses_each_wrong_header_field() {
     assert_eq!(header(|header| header.magic = *b"RTT1"), ImageError::Magic);
-    assert_eq!(header(|header| header.layout.set(2)), ImageError::Layout(2));
+    assert_eq!(header(|header| header.layout.set(1)), ImageError::Layout(1));
     assert_eq!(header(|header| header.version.set(0)), ImageError::Version(0));
     assert_eq!(header(|header| header.version.set(1 << 32)), ImageError::Version(1 << 32));
     assert_eq!(header(|header| header.length += 64), ImageError::Length);
@@ -142,7 +142,7 @@ fn refuses_each_wrong_sender_right_and_route() {
     assert_eq!(after(|image| image[RIGHTS + 8] |= 1), ImageError::Rights(1));
     let wrong = |index, fault| ImageError::Route(index, fault);
     assert_eq!(route(0, |rule| rule.route_id.set(0)), wrong(0, Fault::RouteId));
-    assert_eq!(route(1, |rule| rule.reserved[5] = 1), wrong(1, Fault::Reserved));
+    assert_eq!(route(1, |rule| rule.reserved[4] = 1), wrong(1, Fault::Reserved));
     assert_eq!(route(1, |rule| rule.target_count.set(0)), wrong(1, Fault::Run));
     assert_eq!(route(1, |rule| rule.target_count.set(65)), wrong(1, Fault::Run));
     assert_eq!(route(1, |rule| rule.first_target.set(3)), wrong(1, Fault::Run));

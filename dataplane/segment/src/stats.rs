@@ -69,7 +69,7 @@ pub(crate) const LAYOUT: u64 = {
     }
     let counters = offsets!(
         frames_seen frames_admitted frames_refused messages_seen messages_accepted messages_refused copies_due
-        copies_given copies_refused copies_held quarantined bursts turns bytes_received bytes_sent frames_sent
+        copies_given copies_refused copies_held messages_held turns_recorded turns_lost bytes_recorded quarantined bursts turns bytes_received bytes_sent frames_sent
         replies_sent replies_lost syscalls socket_overflow receive_starved ruleset_version ruleset_swaps pressure
         buffers_free tick
     );

@@ -173,7 +173,10 @@ impl NackBody {
     /// A nack of this frame in which, so far, no message was accepted.
     #[must_use]
     pub fn new(session_id: u32, epoch: u32, shard: u16, frame_id: u32, reason: Reason) -> Self {
-        debug_assert!(matches!(reason.ledger(), Ledger::Messages | Ledger::Any), "a nack speaks of messages");
+        debug_assert!(
+            matches!(reason.ledger(), Ledger::Messages | Ledger::Any) || reason.is_of_log(),
+            "a nack speaks of messages, or says that the log does not take them"
+        );
         Self {
             session_id: U32::new(session_id),
             epoch: U32::new(epoch),

@@ -32,6 +32,14 @@ pub struct Counters {
     pub copies_refused: [u64; REASON_SLOTS],
     /// Copies in open frames, in queues or in flight.
     pub copies_held: u64,
+    /// Accepted messages of durable topics that wait for the truth log; their copies come due when they are forwarded.
+    pub messages_held: u64,
+    /// Turns that the truth log was told of.
+    pub turns_recorded: u64,
+    /// Turns that it should have been told of, and was not.
+    pub turns_lost: u64,
+    /// Bytes of those it was told of, without the frames that are in buffers.
+    pub bytes_recorded: u64,
     /// Refused messages that were copied to the quarantine ring.
     pub quarantined: u64,
     /// Bursts that received at least one buffer.
@@ -79,6 +87,10 @@ impl Counters {
         copies_given: 0,
         copies_refused: [0; REASON_SLOTS],
         copies_held: 0,
+        messages_held: 0,
+        turns_recorded: 0,
+        turns_lost: 0,
+        bytes_recorded: 0,
         quarantined: 0,
         bursts: 0,
         turns: 0,

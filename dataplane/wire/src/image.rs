@@ -13,7 +13,7 @@ use zerocopy::{
 /// First bytes of an image.
 pub const MAGIC: [u8; 4] = *b"RTR1";
 /// Layout version of this module.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 /// Most topic slots: one million and a little (20 bits), 32 MiB of records.
 pub const TOPIC_SLOTS_MAX: u32 = 1 << 20;
 /// Most sender slots, for the same reason.
@@ -144,8 +144,10 @@ pub struct RouteRule {
     pub first_target: U32,
     /// Entries in its run, 1 to [`FAN_OUT_MAX`], rising, so that none is there twice.
     pub target_count: U16,
+    /// 1 if its topics are for the truth log, logged or durable; else 0.
+    pub for_log: u8,
     /// Zero.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 5],
 }
 
 /// One entry of the targets section: a subscriber's slot.

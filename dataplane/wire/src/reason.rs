@@ -22,6 +22,14 @@ pub enum Ledger {
     Any,
 }
 
+impl Reason {
+    /// Whether it says that the truth log does not take a message: one of the `E_PERSIST_` reasons.
+    #[must_use]
+    pub const fn is_of_log(self) -> bool {
+        matches!(self, Self::PersistUnavailable | Self::PersistTimeout | Self::PersistDiskFull | Self::PersistCorrupt)
+    }
+}
+
 macro_rules! reasons {
     ($($name:ident = $number:literal, $code:literal, $ledger:ident, $help:literal;)*) => {
         /// Why something was refused.

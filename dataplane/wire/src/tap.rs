@@ -31,6 +31,8 @@ pub const TURN_COMPLETE: u8 = 1 << 1;
 /// [`Turn::flags`]: all that the recorded shards did since the node's start is in records: none of their turns was lost and
 /// none was before the first record.
 pub const TURN_SINCE_BOOT: u8 = 1 << 2;
+/// [`Turn::flags`]: messages that were not taken ([`Turn::refuses`]) are those of topics that may not use the reserve.
+pub const TURN_RESERVE: u8 = 1 << 4;
 /// [`Turn::flags`]: in this turn copies were refused for what no record tells (a full queue, no buffer, a device's error), so
 /// what left differs from what a replay would send.
 pub const TURN_DEVICE: u8 = 1 << 3;
@@ -59,15 +61,15 @@ pub struct Turn {
     pub free_buffers: U32,
     /// The worker.
     pub worker: U16,
-    /// The shard in whose log records without an item of a recorded shard go: the lowest recorded one of the worker.
+    /// The shard in whose log commands go, and turns without an item of a recorded shard: the worker's first.
     pub lead_shard: U16,
     /// Commands that follow.
     pub commands: U16,
     /// Items that follow the commands.
     pub items: U16,
-    /// Egress frames that were sealed since the last record's end, of routes that carry messages for the log.
+    /// Egress frames of routes for the log that were sealed by the end of this turn, since the node's start, modulo 2³².
     pub egress_frames: U32,
-    /// Their digest: see [`digest`].
+    /// The digest of all of them: see [`digest`].
     pub egress_digest: U64,
     /// Up to here, as a position in the ring, the log had everything on stable storage when the turn began: what was held
     /// before it was forwarded in this turn.
@@ -134,11 +136,14 @@ pub const FRAME_STUBS: u8 = 1;
 /// [`FrameEntry::form`]: not admitted; 64 bytes follow, the frame's first, zeros behind what it has.
 pub const FRAME_REFUSED: u8 = 2;
 
-/// [`FrameEntry::flags`]: reasons of its messages follow, a byte each, padded with zeros to [`ALIGN`]; else all were accepted.
+/// [`FrameEntry::flags`]: words on its messages follow, a byte each, padded with zeros to [`ALIGN`]: 0 accepted, [`HELD`], or
+/// the number of its reason. Without them all were accepted, and held if [`ENTRY_DURABLE`] is set.
 pub const ENTRY_REASONS: u8 = 1 << 0;
-/// [`FrameEntry::flags`]: it holds an accepted message of a durable topic.
+/// A message that was accepted, and waits until the log has it.
+pub const HELD: u8 = 0x80;
+/// [`FrameEntry::flags`]: it holds messages that wait until the log has them.
 pub const ENTRY_DURABLE: u8 = 1 << 1;
-/// [`FrameEntry::flags`]: it holds a message of a logged or durable topic.
+/// [`FrameEntry::flags`]: it holds accepted messages that the log takes.
 pub const ENTRY_LOGGED: u8 = 1 << 2;
 
 /// One frame of an item, in their order. What follows it: of a whole frame nothing; of stubs the header (64 bytes) and the
@@ -180,6 +185,23 @@ pub const fn digest(before: u64, session_id: u32, frame_id: u32, seal: u64) -> u
     ((before ^ words).wrapping_mul(PRIME) ^ seal).wrapping_mul(PRIME)
 }
 
+impl FramePart<'_> {
+    /// Whether the message at `index` was accepted.
+    #[must_use]
+    pub fn is_accepted(&self, index: usize) -> bool {
+        self.entry.form != FRAME_REFUSED && self.reasons.get(index).is_none_or(|word| *word == 0 || *word == HELD)
+    }
+
+    /// Whether the message at `index` waits until the log has it.
+    #[must_use]
+    pub fn is_held(&self, index: usize) -> bool {
+        match self.reasons.get(index) {
+            Some(word) => *word == HELD,
+            None => self.reasons.is_empty() && self.entry.flags & ENTRY_DURABLE != 0,
+        }
+    }
+}
+
 /// A part of a record that was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part<'a> {
@@ -200,7 +222,7 @@ pub struct FramePart<'a> {
     pub head: &'a [u8],
     /// [`STUB_BYTES`] for each message, of stubs.
     pub stubs: &'a [u8],
-    /// For each message 0 or the number of its reason; empty if all were accepted.
+    /// For each message 0, [`HELD`], or the number of its reason; may be empty, see [`ENTRY_REASONS`].
     pub reasons: &'a [u8],
 }
 

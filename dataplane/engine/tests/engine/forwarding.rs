@@ -2,7 +2,7 @@
 
 use crate::fabric::{Config, Fabric, Rules, mark, message, reasons};
 use std::collections::BTreeMap;
-use tachyon_policy::compile::Durability;
+use tachyon_policy::compile::{Durability, WhenFull};
 use tachyon_wire::{
     Endpoint, Message, Reason,
     command::{Command, SESSION_NODE},
@@ -253,7 +253,9 @@ fn fills_frames_and_buffers_under_load() {
 #[test]
 fn ends_the_copies_of_durable_topics_because_there_is_no_log() {
     let durable = rules(1, 3).topic(9, &[0], &[0, 1, 2]).with(|topic| topic.durability = Durability::Durable);
-    let logged = durable.topic(13, &[0], &[0]).with(|topic| topic.durability = Durability::Logged);
+    let logged = durable.topic(13, &[0], &[0]).with(|topic| {
+        (topic.durability, topic.when_full) = (Durability::Logged, WhenFull::Mark);
+    });
     let mut fabric = Fabric::new(Config::default(), logged);
     for _ in 0..3 {
         fabric.subscriber(false, 32, 1472);

@@ -11,6 +11,7 @@ mod fan_out;
 mod faults;
 mod forwarding;
 mod golden;
+mod logged;
 mod overload;
 mod panics;
 mod paths;

@@ -9,7 +9,7 @@ use tachyon_wire::{
     build::{self, Body, FrameFields, FrameWriter, Seal},
     command::{AddSubscriber, OpenSession, SESSION_TAG_REQUIRED},
     crc,
-    frame::{self, KIND_DATA},
+    frame::{self, KIND_DATA, Provenance},
     payload, tag,
 };
 
@@ -173,6 +173,8 @@ pub(crate) struct Received {
     pub(crate) message: Message,
     /// The payload that travelled in the frame, if one did.
     pub(crate) payload: Option<Vec<u8>>,
+    /// Under which it was first admitted; of durable topics only.
+    pub(crate) identity: Option<Provenance>,
     /// Virtual time at which it was collected.
     pub(crate) at: u64,
 }
@@ -259,6 +261,7 @@ impl Subscriber {
                 route_id: header.route_id.get(),
                 message: *message,
                 payload: body,
+                identity: frame.provenance.get(index).copied(),
                 at: now,
             });
         }

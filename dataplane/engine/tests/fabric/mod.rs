@@ -6,10 +6,12 @@ mod ends;
 mod host;
 pub(crate) mod model;
 mod rules;
+mod tap;
 
 pub(crate) use ends::{Publisher, Received, Reply, Subscriber};
 pub(crate) use host::TestHost;
 pub(crate) use rules::Rules;
+pub(crate) use tap::TestTap;
 
 use std::{
     cell::{Cell, RefCell},
@@ -106,6 +108,9 @@ pub(crate) struct Config {
     pub(crate) depth: usize,
     pub(crate) faults: Faults,
     pub(crate) seed: u64,
+    pub(crate) held_buffers: u32,
+    /// Bytes of the truth log's ring; 0 where there is none.
+    pub(crate) log_bytes: usize,
     pub(crate) fill_window_ns: u64,
     pub(crate) subscribers_max: u32,
     pub(crate) targets_max: u32,
@@ -131,6 +136,8 @@ impl Default for Config {
             depth: 256,
             faults: Faults::default(),
             seed: 1,
+            held_buffers: 0,
+            log_bytes: 0,
             fill_window_ns: 5_000,
             subscribers_max: 128,
             targets_max: 512,
@@ -141,7 +148,7 @@ impl Default for Config {
 }
 
 pub(crate) struct Fabric {
-    pub(crate) worker: Worker<'static, SharedQueue, TestHost>,
+    pub(crate) worker: Worker<'static, SharedQueue, TestHost, TestTap>,
     pub(crate) queue: SharedQueue,
     pub(crate) outside: Outside,
     /// Virtual time, ns.
@@ -189,6 +196,7 @@ impl Fabric {
             buffers: u32::try_from(config.pool).unwrap(),
             receive_buffers: 0,
             frame_bytes_max: config.frame_bytes_max,
+            held_buffers: config.held_buffers,
             fill_window_ns: config.fill_window_ns,
             boot: BOOT,
             unix_offset_ns: UNIX_OFFSET,
@@ -197,7 +205,7 @@ impl Fabric {
         let host = TestHost::new(rules.into().map(Rules::verified));
         let memory = Memory::leak(&limits);
         Self {
-            worker: Worker::new(limits, memory, pool, queue.clone(), host),
+            worker: Worker::with_tap(limits, memory, pool, queue.clone(), host, TestTap::new(config.log_bytes)),
             queue,
             outside: Outside::new(outside, outside_pool),
             now: 1_000_000,
@@ -310,6 +318,14 @@ impl Fabric {
             }
         }
         panic!("never idle: {:?}", self.worker.stats().counters);
+    }
+
+    /// Some turns, however much waits for the truth log, everything collected.
+    pub(crate) fn drain_held(&mut self) {
+        for _ in 0..100 {
+            self.step(1_000);
+            self.collect();
+        }
     }
 
     /// Drains; then nothing may be held anywhere.

@@ -188,7 +188,10 @@ impl Model {
         for (index, message) in (0..).zip(frame.messages) {
             match self.judge_message(message, &open, frame.is_authenticated(), shard, now) {
                 Ok(topic) => {
-                    accepted.push(index);
+                    // There is no log, so nobody takes what has to wait for it.
+                    if topic.durability != Durability::Durable {
+                        accepted.push(index);
+                    }
                     self.accepted += 1;
                     self.forward(&topic, message, frame);
                 }
