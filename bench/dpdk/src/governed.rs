@@ -23,6 +23,7 @@ use tachyon_engine::Worker;
 use tachyon_micro::{
     case::Case,
     input, machine, median,
+    ring::Ring,
     whole::{self, Bench, Clock, Loop},
 };
 
@@ -38,7 +39,7 @@ const MESSAGES: usize = 22;
 /// A worker over one end of a memif.
 pub(crate) struct Node {
     station: Station,
-    pub(crate) worker: Worker<'static, DpdkQueue, Bench>,
+    pub(crate) worker: Worker<'static, DpdkQueue, Bench, Ring>,
     started: Instant,
 }
 

@@ -43,6 +43,19 @@ pub enum WorkingSet {
     Large,
 }
 
+/// What the truth log takes of the messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Durability {
+    /// Nothing, and there is no log.
+    None,
+    /// Nothing, but in each shard is a topic of which it would: every frame goes into records as stubs.
+    Stubs,
+    /// All of them.
+    Logged,
+    /// All of them, and none is forwarded before it is stable, which it is in the next turn.
+    Durable,
+}
+
 /// Which instructions the loop may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Instructions {
@@ -111,6 +124,9 @@ pub struct Case {
     /// Which instructions the loop may use.
     #[arg(long, value_enum, default_value_t = Instructions::Best)]
     pub instructions: Instructions,
+    /// What the truth log takes of the messages.
+    #[arg(long, value_enum, default_value_t = Durability::None)]
+    pub durability: Durability,
     /// The worker's shards.
     #[arg(skip)]
     pub place: Place,
@@ -130,6 +146,7 @@ impl Case {
         fan_out: 1,
         destinations: 16,
         instructions: Instructions::Best,
+        durability: Durability::None,
         place: Place { shards: 16, first: 0, owned: 16, workers: 1 },
     };
 
@@ -212,7 +229,7 @@ impl Case {
             "working_set": word(self.working_set.to_possible_value()),
             "ring_bytes": self.ring() * self.frames() * self.frame_bytes(), "fan_out": self.fan_out,
             "destinations": self.destinations, "shards": self.place.shards, "shards_owned": self.place.owned,
-            "path": self.path().name(),
+            "durability": word(self.durability.to_possible_value()), "path": self.path().name(),
         })
     }
 
@@ -231,6 +248,7 @@ impl Case {
             ("--egress", word(self.egress.to_possible_value())),
             ("--working-set", word(self.working_set.to_possible_value())),
             ("--instructions", word(self.instructions.to_possible_value())),
+            ("--durability", word(self.durability.to_possible_value())),
             ("--fan-out", self.fan_out.to_string()),
             ("--destinations", self.destinations.to_string()),
         ]

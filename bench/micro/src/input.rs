@@ -1,7 +1,7 @@
 //! The generated input: rulesets, sessions, and a stock of topics from which frames are made anew for each pass.
 
 use crate::{
-    case::{Case, Choice, Proof},
+    case::{self, Case, Choice, Proof},
     random::{Random, Zipf},
 };
 use std::collections::VecDeque;
@@ -51,7 +51,7 @@ pub(crate) fn source(case: &Case, version: u64) -> RulesetSource {
                 quota,
                 tag_required: false,
                 quarantine: false,
-                durability: Durability::Volatile,
+                durability: durability(case, topic_id),
                 when_full: WhenFull::default(),
                 publishers: 1,
                 subscribers: if case.fan_out > 0 { 2 + (topic_id / shards) % groups } else { 0 },
@@ -59,6 +59,22 @@ pub(crate) fn source(case: &Case, version: u64) -> RulesetSource {
             .collect(),
         senders: (0..case.senders).map(|sender_id| SenderSource { sender_id, quota }).collect(),
     }
+}
+
+/// The last topics, one in each shard, are never published on where frames are to be stubs; see [`published`].
+fn durability(case: &Case, topic_id: u32) -> Durability {
+    match case.durability {
+        case::Durability::None => Durability::Volatile,
+        case::Durability::Stubs if topic_id < published(case) => Durability::Volatile,
+        case::Durability::Stubs | case::Durability::Logged => Durability::Logged,
+        case::Durability::Durable => Durability::Durable,
+    }
+}
+
+/// Topics that are published on: those below this number.
+fn published(case: &Case) -> u32 {
+    let kept_back = if case.durability == case::Durability::Stubs { u32::from(case.place.shards) } else { 0 };
+    case.topics - kept_back
 }
 
 /// The source, compiled and verified.
@@ -113,8 +129,9 @@ struct Draw {
 
 impl Draw {
     fn new(case: &Case) -> Self {
-        let zipf = (case.choice == Choice::Zipf).then(|| Zipf::new(case.topics - 1));
-        Self { topics: case.topics, zipf }
+        let topics = published(case);
+        let zipf = (case.choice == Choice::Zipf).then(|| Zipf::new(topics - 1));
+        Self { topics, zipf }
     }
 
     /// A topic, from 1. Which topic has which rank is scattered, so that popular ones share neither shard nor line.

@@ -20,6 +20,7 @@ pub mod machine;
 mod peers;
 mod random;
 mod replay;
+pub mod ring;
 mod rows;
 mod scale;
 mod stages;

@@ -1,6 +1,6 @@
 //! The rows of `loop`: one dimension at a time around the base case, then the combinations that have a target.
 
-use crate::case::{Case, Choice, Proof, WorkingSet};
+use crate::case::{Case, Choice, Durability, Proof, WorkingSet};
 use serde_json::{Value, json};
 
 /// A case with a name, and what it is held to.
@@ -27,7 +27,7 @@ pub(crate) const AGAIN: Row = Row { name: "base, again", ..BASE };
 
 /// Every row.
 pub(crate) fn all() -> Vec<Row> {
-    [&[BASE], DIMENSIONS, TAGS, MILLION, CROWDS, FAN_OUT, &[AGAIN]].concat()
+    [&[BASE], DIMENSIONS, TAGS, MILLION, CROWDS, FAN_OUT, LOG, &[AGAIN]].concat()
 }
 
 const B: Case = Case::BASE;
@@ -47,6 +47,13 @@ const DIMENSIONS: &[Row] = &[
     row("1 a frame", Case { messages: 1, ..B }),
     row("from DRAM, 64 MB flushed", Case { working_set: WorkingSet::Dram, ..B }),
     row("from a ring of 2 x L3", Case { working_set: WorkingSet::Large, ..B }),
+];
+
+/// What telling the truth log costs: `cargo xtask bench log` holds them against the base case.
+const LOG: &[Row] = &[
+    row("log: stubs", Case { durability: Durability::Stubs, ..B }),
+    row("log: logged", Case { durability: Durability::Logged, ..B }),
+    row("log: durable", Case { durability: Durability::Durable, ..B }),
 ];
 
 const TAGS: &[Row] = &[

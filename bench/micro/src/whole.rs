@@ -2,11 +2,12 @@
 
 use crate::{
     allocations,
-    case::{Case, Proof, WorkingSet},
+    case::{Case, Durability, Proof, WorkingSet},
     flush::flush,
     input::{self, Source},
     median,
     replay::Replay,
+    ring::Ring,
 };
 use std::{
     collections::VecDeque,
@@ -76,7 +77,7 @@ pub fn limits(case: &Case) -> Limits {
         buffers: u32::try_from(POOL).unwrap_or(0),
         receive_buffers: 0,
         frame_bytes_max: 1_472,
-        held_buffers: 0,
+        held_buffers: if case.durability == Durability::None { 0 } else { u32::try_from(POOL / 4).unwrap_or(0) },
         fill_window_ns: 5_000,
         boot: 1,
         unix_offset_ns: 0,
@@ -107,7 +108,7 @@ pub(crate) fn worker<Q: RxQueue + TxQueue>(
     rulesets: Arc<Vec<Verified<Vec<u8>>>>,
     pool: Pool,
     queue: Q,
-) -> Worker<'static, Q, Bench> {
+) -> Worker<'static, Q, Bench, Ring> {
     worker_within(limits(case), case, SUBSCRIBERS, rulesets, pool, queue)
 }
 
@@ -120,13 +121,14 @@ pub fn worker_within<Q: RxQueue + TxQueue>(
     rulesets: Arc<Vec<Verified<Vec<u8>>>>,
     pool: Pool,
     queue: Q,
-) -> Worker<'static, Q, Bench> {
+) -> Worker<'static, Q, Bench, Ring> {
     let mut commands: VecDeque<Command> =
         (0..case.sessions).map(|number| Command::OpenSession(input::session(case, number))).collect();
     let tagged = case.egress == Proof::Tag;
     commands.extend((0..case.destinations).map(|slot| Command::AddSubscriber(subscriber(slot, tagged, endpoint))));
     let host = Bench { rulesets, current: 0, commands };
-    let mut worker = Worker::new(limits.clone(), Memory::leak(&limits), pool, queue, host);
+    let tap = Ring::new(case.durability != Durability::None);
+    let mut worker = Worker::with_tap(limits.clone(), Memory::leak(&limits), pool, queue, host, tap);
     while !worker.host().commands.is_empty() {
         worker.poll(0);
     }
@@ -160,7 +162,7 @@ impl Clock {
 /// A worker with the input of its case.
 #[derive(Debug)]
 pub struct Loop {
-    pub(crate) worker: Worker<'static, Replay, Bench>,
+    pub(crate) worker: Worker<'static, Replay, Bench, Ring>,
     pub(crate) source: Source,
     pub(crate) clock: Clock,
     pub(crate) case: Case,
@@ -278,7 +280,7 @@ impl Loop {
 /// Holds ledgers against `offered` messages.
 pub fn check(counters: &Counters, offered: u64, fan_out: u32) {
     assert_eq!(counters.unaccounted(), [0; 3], "the ledgers add up");
-    assert_eq!(counters.messages_accepted, offered, "every message was accepted");
+    assert_eq!(counters.messages_accepted, offered, "every message was accepted: {counters:?}");
     assert_eq!(counters.copies_given, offered * u64::from(fan_out), "every copy was sent");
 }
 
@@ -326,6 +328,9 @@ mod tests {
             Case { egress: Proof::Tag, fan_out: 4, ..base },
             Case { fan_out: 0, destinations: 1, ..base },
             Case { fan_out: 16, ..base },
+            Case { durability: Durability::Stubs, ..base },
+            Case { durability: Durability::Logged, messages: 3, ..base },
+            Case { durability: Durability::Durable, fan_out: 4, ..base },
             base.fitted(0),
         ];
         for case in cases {

@@ -2,6 +2,7 @@
 
 use crate::{
     fan::Bodies,
+    forward,
     ready::{Ready, Tokens},
     seal,
     stream::Stream,
@@ -15,8 +16,8 @@ use tachyon_wire::{
     build::FrameFields,
     command,
     counters::{ROUTES_COUNTED, RouteCounters, WorkerStats},
-    frame::{Frame, KIND_DATA},
-    image::{RouteRule, Target},
+    frame::{Frame, KIND_DATA, PROVENANCE},
+    image::{ROUTE_DURABLE, ROUTE_VOLATILE, RouteRule, Target},
 };
 use zerocopy::{FromBytes, IntoBytes, byteorder::little_endian::U64};
 
@@ -36,6 +37,8 @@ const OPEN_BYTES: u32 = 512 << 10;
 const LEADS: u8 = 1;
 /// [`Lane::marks`]: its route's messages are for the truth log.
 const FOR_LOG: u8 = 2;
+/// [`Lane::marks`]: its route is for durable messages, which have identities.
+const IDENTIFIED: u8 = 4;
 /// The subscriber of a reply: nobody.
 const REPLY: u32 = u32::MAX;
 
@@ -97,7 +100,7 @@ pub struct Lane {
     route_id: u32,
     shard: u16,
     owned: u8,
-    /// [`LEADS`] and [`FOR_LOG`].
+    /// [`LEADS`], [`FOR_LOG`] and [`IDENTIFIED`].
     marks: u8,
     /// When the oldest message in it was received.
     first_ns: u64,
@@ -147,7 +150,7 @@ impl Lane {
     }
 
     /// Messages in the frame being filled.
-    fn filling(&self) -> u32 {
+    pub(crate) fn filling(&self) -> u32 {
         ((self.end - self.frame_start) / LINE_BYTES).saturating_sub(1)
     }
 }
@@ -485,7 +488,11 @@ impl Egress<'_> {
             shard: hop.shard,
             owned: u8::try_from(hop.owned).unwrap_or(u8::MAX), // there are at most 64 shards
             marks: if target == hop.rule.first_target.get() { LEADS } else { 0 }
-                | if hop.rule.for_log != 0 { FOR_LOG } else { 0 },
+                | match hop.rule.for_log {
+                    ROUTE_VOLATILE => 0,
+                    ROUTE_DURABLE => FOR_LOG | IDENTIFIED,
+                    _ => FOR_LOG,
+                },
             first_ns: hop.now_ns,
             ..Lane::EMPTY
         };
@@ -519,8 +526,9 @@ impl Egress<'_> {
         if full || start + largest > BUFFER_BYTES_MAX.min(share.max(largest)).min(buffer.capacity()) {
             return false;
         }
+        let identified = lane.marks & IDENTIFIED != 0;
         lane.frame_start = start;
-        lane.frame_limit = start + largest;
+        lane.frame_limit = start + if identified { LINE_BYTES * (1 + forward::identified(largest)) } else { largest };
         lane.end = start + LINE_BYTES;
         true
     }
@@ -528,7 +536,11 @@ impl Egress<'_> {
     /// Writes the header of the frame being filled, as far as it is known before the frame is sealed; false if it is
     /// shorter than the ones before it, and so has to be the last.
     fn close_frame(&mut self, index: usize, count: u32, stats: &mut WorkerStats) -> bool {
-        self.close_flagged(index, count, 0, stats)
+        if self.lanes[index].marks & IDENTIFIED == 0 {
+            return self.close_flagged(index, count, 0, stats);
+        }
+        self.lanes[index].close_identified();
+        self.close_flagged(index, count, PROVENANCE, stats)
     }
 
     /// The same, with flags in the header.

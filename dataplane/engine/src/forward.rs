@@ -1,6 +1,9 @@
 //! Copies of durable messages: forwarded once the log has them, each with the identity under which it was first admitted.
+//!
+//! Identities stand behind a frame's messages, and how many those will be is known only when it is closed. So they wait
+//! where they stand if the frame gets full, and move up if it does not.
 
-use crate::egress::{Egress, Hop, LINE_BYTES, refuse_copies};
+use crate::egress::{Egress, Hop, LINE_BYTES, Lane, refuse_copies};
 use tachyon_driver_api::Pool;
 use tachyon_wire::{
     Frame, LINE, Message, Reason,
@@ -10,114 +13,162 @@ use tachyon_wire::{
 };
 use zerocopy::{IntoBytes, byteorder::little_endian::U64};
 
-/// Messages of one frame that follow each other and go by one route.
-pub(crate) struct Event<'f> {
-    pub(crate) frame: &'f Frame<'f>,
-    /// The first of them.
-    pub(crate) first: usize,
-    /// How many; 1 if the frame has a payload.
-    pub(crate) count: usize,
+const IDENTITY: usize = size_of::<Provenance>();
+
+/// Messages that fit a frame of so many bytes with their identities.
+pub(crate) fn identified(frame_bytes: u32) -> u32 {
+    /// Four messages and the line of their identities.
+    const GROUP: u32 = 5;
+    let lines = (frame_bytes / LINE_BYTES).saturating_sub(1);
+    let rest = (lines % GROUP).saturating_sub(1);
+    lines / GROUP * (GROUP - 1) + rest
 }
 
-impl Event<'_> {
-    /// The identity of the message at an index: the one that came with it, or else this frame's.
-    fn identity(&self, index: usize) -> Provenance {
-        let header = self.frame.header;
-        self.frame.provenance.get(index).copied().unwrap_or(Provenance {
-            session_id: header.session_id,
-            epoch: header.epoch,
-            frame_id: header.frame_id,
-            shard: header.shard,
-            index: u16::try_from(index).unwrap_or(u16::MAX).into(), // a frame has at most 256
-        })
-    }
+/// The identity of a frame's message: the one that came with it, or else its own.
+fn identity(frame: &Frame<'_>, index: usize) -> Provenance {
+    let header = frame.header;
+    frame.provenance.get(index).copied().unwrap_or(Provenance {
+        session_id: header.session_id,
+        epoch: header.epoch,
+        frame_id: header.frame_id,
+        shard: header.shard,
+        index: u16::try_from(index).unwrap_or(u16::MAX).into(), // a frame has at most 256
+    })
+}
 
-    /// The payload of a message that has one in its frame.
-    fn payload(&self) -> &[u8] {
-        let place = self.frame.messages.get(self.first).and_then(Message::in_frame);
-        let bytes = place.and_then(|place| {
-            let start = usize::try_from(place.offset.get()).ok()?;
-            self.frame.bytes.get(start..)?.get(..place.length.get() as usize)
-        });
-        bytes.unwrap_or_default()
-    }
+/// The payload of a message that has one in its frame.
+fn payload_of<'f>(frame: &Frame<'f>, message: &Message) -> Option<&'f [u8]> {
+    let place = message.in_frame()?;
+    let start = usize::try_from(place.offset.get()).ok()?;
+    frame.bytes.get(start..)?.get(..place.length.get() as usize)
 }
 
 impl Egress<'_> {
-    /// Copies messages with their identities to every target of their route. Their copies come due only now.
+    /// Copies a frame's message with its identity to every target of its route. Its copies come due only now.
     pub(crate) fn forward(
         &mut self,
         hop: Hop<'_>,
         targets: &[Target],
-        event: &Event<'_>,
+        frame: &Frame<'_>,
+        index: usize,
         pool: &mut Pool,
         stats: &mut WorkerStats,
     ) {
+        let (message, identity) = (&frame.messages[index], identity(frame, index));
+        let payload = payload_of(frame, message);
         for (target, subscriber) in (hop.rule.first_target.get()..).zip(targets) {
-            stats.counters.copies_due += event.count as u64;
-            let mut at = 0;
-            while at < event.count {
-                let rest = Event { first: event.first + at, count: event.count - at, ..*event };
-                match self.forward_some(hop, target, subscriber.get(), &rest, pool, stats) {
-                    Ok(copied) => {
-                        stats.counters.copies_held += copied as u64;
-                        at += copied;
-                    }
-                    Err(reason) => {
-                        refuse_copies(stats, &hop, target, rest.count as u64, reason);
-                        break;
-                    }
+            stats.counters.copies_due += 1;
+            let copied = match payload {
+                None => self.append_identified(hop, target, subscriber.get(), message, &identity, pool, stats),
+                Some(payload) => {
+                    let with = (&identity, payload);
+                    self.forward_payload(hop, target, subscriber.get(), message, with, pool, stats)
                 }
+            };
+            match copied {
+                Ok(()) => stats.counters.copies_held += 1,
+                Err(reason) => refuse_copies(stats, &hop, target, 1, reason),
             }
         }
     }
 
-    /// Writes one frame with as many of the messages as fit; returns how many.
-    fn forward_some(
+    #[expect(clippy::too_many_arguments, reason = "the message and its identity beside whose they are")]
+    fn append_identified(
         &mut self,
         hop: Hop<'_>,
         target: u32,
         subscriber: u32,
-        event: &Event<'_>,
+        message: &Message,
+        identity: &Provenance,
         pool: &mut Pool,
         stats: &mut WorkerStats,
-    ) -> Result<usize, Reason> {
-        let payload = event.payload();
-        let most = self.subscribers.get(subscriber as usize).ok_or(Reason::TxSubmitFail)?.frame_bytes_max as usize;
-        let bytes = |count: usize| LINE * (1 + count + provenance_lines(count)) + payload.len().next_multiple_of(LINE);
-        let count = (1..=event.count).rev().find(|count| bytes(*count) <= most).ok_or(Reason::TxSubmitFail)?;
-        let size = u32::try_from(bytes(count)).map_err(|_| Reason::TxSubmitFail)?;
+    ) -> Result<(), Reason> {
+        if self.subscribers.get(subscriber as usize).is_none_or(|to| identified(to.frame_bytes_max) == 0) {
+            return Err(Reason::TxSubmitFail);
+        }
+        let mut index = self.lane(hop, target, subscriber, pool, stats)?;
+        if !self.lanes[index].has_room() && !self.next_frame(index, stats) {
+            index = self.lane(hop, target, subscriber, pool, stats)?;
+        }
+        self.lanes[index].append_identified(message, identity).ok_or(Reason::InternalInvariant)
+    }
+
+    /// Writes a frame of this one message and its payload.
+    #[cold]
+    #[expect(clippy::too_many_arguments, reason = "the message and what belongs to it beside whose they are")]
+    fn forward_payload(
+        &mut self,
+        hop: Hop<'_>,
+        target: u32,
+        subscriber: u32,
+        message: &Message,
+        (identity, payload): (&Provenance, &[u8]),
+        pool: &mut Pool,
+        stats: &mut WorkerStats,
+    ) -> Result<(), Reason> {
+        /// Header, message, identity.
+        const BEFORE: usize = 3 * LINE;
+        let padded = payload.len().next_multiple_of(LINE);
+        let size = u32::try_from(BEFORE + padded).map_err(|_| Reason::TxSubmitFail)?;
+        if self.subscribers.get(subscriber as usize).is_none_or(|to| size > to.frame_bytes_max) {
+            return Err(Reason::TxSubmitFail);
+        }
         let index = self.lane_for(hop, target, subscriber, size, pool, stats)?;
         let lane = &mut self.lanes[index];
         let Some(buffer) = &mut lane.buffer else { return Err(Reason::InternalInvariant) };
         let at = lane.end as usize;
-        let body = buffer.bytes_mut().get_mut(at..at + size as usize - LINE).ok_or(Reason::InternalInvariant)?;
-        write_body(body, event, count, payload);
+        let body = buffer.bytes_mut().get_mut(at..at + BEFORE - LINE + padded).ok_or(Reason::InternalInvariant)?;
+        body.fill(0);
+        body[..LINE].copy_from_slice(message.as_bytes());
+        // `offset` of a reference stands at byte 4 of `data`, which is byte 20 of the message.
+        body[20..28].copy_from_slice(U64::new(BEFORE as u64).as_bytes());
+        body[LINE..LINE + IDENTITY].copy_from_slice(identity.as_bytes());
+        body[2 * LINE..2 * LINE + payload.len()].copy_from_slice(payload);
         lane.end = lane.frame_start + size;
-        let copies = u32::try_from(count).unwrap_or(0);
-        if !(self.close_flagged(index, copies, PROVENANCE, stats) && self.start_frame(index)) {
+        if !(self.close_flagged(index, 1, PROVENANCE, stats) && self.start_frame(index)) {
             self.flush_closed(index, stats);
         }
-        Ok(count)
+        Ok(())
     }
 }
 
-/// Writes messages, their identities, and a payload behind them.
-fn write_body(body: &mut [u8], event: &Event<'_>, count: usize, payload: &[u8]) {
-    let (lines, behind) = body.split_at_mut(count * LINE);
-    let (identities, area) = behind.split_at_mut(provenance_lines(count) * LINE);
-    lines.copy_from_slice(event.frame.messages[event.first..event.first + count].as_bytes());
-    let (used, padding) = identities.split_at_mut(count * size_of::<Provenance>());
-    for (index, place) in (event.first..).zip(used.chunks_exact_mut(size_of::<Provenance>())) {
-        place.copy_from_slice(event.identity(index).as_bytes());
+impl Lane {
+    /// Appends a message and, where it stands in a full frame, its identity.
+    fn append_identified(&mut self, message: &Message, identity: &Provenance) -> Option<()> {
+        let (at, place) = (self.end as usize, self.frame_limit as usize + self.filling() as usize * IDENTITY);
+        let bytes = self.buffer.as_mut()?.bytes_mut();
+        bytes.get_mut(place..place + IDENTITY)?.copy_from_slice(identity.as_bytes());
+        bytes.get_mut(at..at + LINE)?.copy_from_slice(message.as_bytes());
+        self.end += LINE_BYTES;
+        Some(())
     }
-    padding.fill(0);
-    if !payload.is_empty() {
-        // `offset` of a reference stands at byte 4 of `data`, which is byte 20 of the message.
-        let offset = LINE * (1 + count + provenance_lines(count));
-        lines[20..28].copy_from_slice(U64::new(offset as u64).as_bytes());
-        area[..payload.len()].copy_from_slice(payload);
-        area[payload.len()..].fill(0);
+
+    /// Moves the identities of a frame's messages up behind the last of them, with zeros up to a whole line.
+    pub(crate) fn close_identified(&mut self) {
+        let (count, from, to) = (self.filling() as usize, self.frame_limit as usize, self.end as usize);
+        let end = to + provenance_lines(count) * LINE;
+        if let Some(bytes) =
+            self.buffer.as_mut().and_then(|buffer| buffer.bytes_mut().get_mut(..from.max(to) + end - to))
+        {
+            bytes.copy_within(from..from + count * IDENTITY, to);
+            bytes[to + count * IDENTITY..end].fill(0);
+        }
+        self.end = u32::try_from(end).unwrap_or(self.end); // inside a buffer
     }
 }
-const _: () = assert!(LINE == LINE_BYTES as usize);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_fit_as_the_layout_says() {
+        for lines in 0..300 {
+            let fit = |count: &usize| 1 + count + provenance_lines(*count) <= lines.max(1);
+            let most = (0..lines.max(1)).take_while(fit).last().unwrap_or(0);
+            let bytes = u32::try_from(lines * LINE).unwrap_or(0);
+            assert_eq!(identified(bytes) as usize, most, "{lines} lines");
+        }
+        assert_eq!(identified(1_472), 17);
+    }
+}

@@ -5,7 +5,6 @@
 
 use crate::{
     egress::{Egress, Hop},
-    forward::Event,
     host::Host,
     ingress::Ingress,
     kept::{Intake, Kept, Whole, Wholes},
@@ -22,6 +21,7 @@ use tachyon_wire::{
     command::Command,
     counters::{Counters, WorkerStats},
     frame::ACK_WANTED,
+    image::ROUTE_NONE,
     tap::{self, KIND_TURN, TURN_COMPLETE, TURN_DEVICE, TURN_DURABLE, TURN_RESERVE, TURN_SINCE_BOOT, Turn},
 };
 use zerocopy::IntoBytes;
@@ -231,34 +231,19 @@ impl<'a> Settling<'_, 'a, '_> {
         tachyon_wire::frame::parse(bytes, &self.ingress.lane()).ok()
     }
 
-    /// Copies a frame's held messages onto their routes, those of one route that follow each other together.
+    /// Copies a frame's held messages onto the routes that they have under the rules in force now.
     fn forward(&mut self, kept: &Kept<'a>, whole: &Whole<'_>) {
         let Some(frame) = self.frame(kept, whole, whole.buffer) else { return };
-        let (shard, mut at) = (whole.item.shard.get(), 0);
-        let (owned, count) = (self.owned(shard), frame.messages.len());
-        while at < count {
-            if !whole.part.is_held(at) {
-                at += 1;
-                continue;
+        let (now_ns, shard) = (self.now_ns, whole.item.shard.get());
+        let owned = self.owned(shard);
+        for (index, message) in frame.messages.iter().enumerate().filter(|(index, _)| whole.part.is_held(*index)) {
+            self.stats.counters.messages_held -= 1;
+            let Some(ruleset) = self.ruleset else { continue };
+            let route = ruleset.topic(message.topic_id.get()).map_or(ROUTE_NONE, |topic| topic.route.get());
+            if let Some((rule, targets)) = ruleset.route(route) {
+                let hop = Hop { now_ns, shard, owned, route, rule };
+                self.egress.forward(hop, targets, &frame, index, self.pool, self.stats);
             }
-            let route = self.route(&frame, at);
-            let same = |next: &usize| whole.part.is_held(*next) && self.route(&frame, *next) == route;
-            let run = if frame.payload.is_empty() { (at + 1..count).take_while(same).count() + 1 } else { 1 };
-            self.stats.counters.messages_held -= run as u64;
-            if let Some(ruleset) = self.ruleset
-                && let Some((rule, targets)) = ruleset.route(route)
-            {
-                let hop = Hop { now_ns: self.now_ns, shard, owned, route, rule };
-                let event = Event { frame: &frame, first: at, count: run };
-                self.egress.forward(hop, targets, &event, self.pool, self.stats);
-            }
-            at += run;
         }
-    }
-
-    /// The route that a message takes under the rules in force now.
-    fn route(&self, frame: &Frame<'_>, index: usize) -> u32 {
-        let topic = self.ruleset.and_then(|ruleset| ruleset.topic(frame.messages[index].topic_id.get()).copied());
-        topic.map_or(tachyon_wire::image::ROUTE_NONE, |topic| topic.route.get())
     }
 }

@@ -7,9 +7,9 @@ use crate::image::{HEADER, Sections, bucket_fits, checksum};
 use alloc::{collections::BTreeMap, vec, vec::Vec};
 use tachyon_wire::image::{
     FAN_OUT_MAX, FULL_BUFFER, FULL_MARK, FULL_NACK, FULL_TAILDROP, ImageHeader, LAYOUT, MAGIC, PRINCIPALS_MAX,
-    RIGHTS_WORDS_MAX, ROUTE_NONE, ROUTES_MAX, RouteRule, SENDER_SLOTS_MAX, SUBSCRIBERS_MAX, SenderRule, TOPIC_DURABLE,
-    TOPIC_FULL_SHIFT, TOPIC_KNOWN, TOPIC_LOGGED, TOPIC_QUARANTINE, TOPIC_SLOTS_MAX, TOPIC_TAG_REQUIRED, Target,
-    TopicRule, VERSION_MAX,
+    RIGHTS_WORDS_MAX, ROUTE_DURABLE, ROUTE_LOGGED, ROUTE_NONE, ROUTE_VOLATILE, ROUTES_MAX, RouteRule, SENDER_SLOTS_MAX,
+    SUBSCRIBERS_MAX, SenderRule, TOPIC_DURABLE, TOPIC_FULL_SHIFT, TOPIC_KNOWN, TOPIC_LOGGED, TOPIC_QUARANTINE,
+    TOPIC_SLOTS_MAX, TOPIC_TAG_REQUIRED, Target, TopicRule, VERSION_MAX,
 };
 use zerocopy::{FromZeros, IntoBytes, byteorder::little_endian::U64};
 
@@ -210,7 +210,7 @@ impl<'a> Topics<'a> {
             route_id: (index + 1).into(),
             first_target: first_target.into(),
             target_count: target_count.into(),
-            for_log: u8::from(kind != Durability::Volatile as usize),
+            for_log: [ROUTE_VOLATILE, ROUTE_LOGGED, ROUTE_DURABLE][kind],
             reserved: [0; 5],
         });
         self.targets.extend(members.iter().copied().map(Target::new));

@@ -2,10 +2,10 @@
 
 use core::{fmt, ops::Range};
 use tachyon_wire::image::{
-    BUCKET_SPAN_MAX, FAN_OUT_MAX, FULL_MARK, ImageHeader, LAYOUT, MAGIC, PRINCIPALS_MAX, RIGHTS_WORDS_MAX, ROUTE_NONE,
-    ROUTES_MAX, RouteRule, SENDER_SLOTS_MAX, SUBSCRIBERS_MAX, SenderRule, TARGETS_MAX, TOPIC_DURABLE,
-    TOPIC_FLAGS_KNOWN, TOPIC_FULL_MASK, TOPIC_FULL_SHIFT, TOPIC_KNOWN, TOPIC_LOGGED, TOPIC_SLOTS_MAX, Target,
-    TopicRule, VERSION_MAX,
+    BUCKET_SPAN_MAX, FAN_OUT_MAX, FULL_MARK, ImageHeader, LAYOUT, MAGIC, PRINCIPALS_MAX, RIGHTS_WORDS_MAX,
+    ROUTE_DURABLE, ROUTE_LOGGED, ROUTE_NONE, ROUTE_VOLATILE, ROUTES_MAX, RouteRule, SENDER_SLOTS_MAX, SUBSCRIBERS_MAX,
+    SenderRule, TARGETS_MAX, TOPIC_DURABLE, TOPIC_FLAGS_KNOWN, TOPIC_FULL_MASK, TOPIC_FULL_SHIFT, TOPIC_KNOWN,
+    TOPIC_LOGGED, TOPIC_SLOTS_MAX, Target, TopicRule, VERSION_MAX,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, byteorder::little_endian::U64};
 
@@ -425,7 +425,11 @@ fn verify_topic(ruleset: &Ruleset<'_>, slot: u32, rule: &TopicRule) -> Result<()
     if !bucket_fits(rule.period.get(), rule.burst.get()) {
         return Err(Fault::Bucket);
     }
-    let for_log = u8::from(flags & (TOPIC_LOGGED | TOPIC_DURABLE) != 0);
+    let for_log = match flags & (TOPIC_LOGGED | TOPIC_DURABLE) {
+        0 => ROUTE_VOLATILE,
+        TOPIC_LOGGED => ROUTE_LOGGED,
+        _ => ROUTE_DURABLE,
+    };
     let route = ruleset.routes.get(rule.route.get() as usize);
     if rule.route.get() != ROUTE_NONE && route.is_none_or(|route| route.for_log != for_log) {
         return Err(Fault::Route);
@@ -447,7 +451,7 @@ fn verify_route(ruleset: &Ruleset<'_>, index: u32, rule: &RouteRule) -> Result<(
     if rule.route_id.get() == 0 {
         return Err(Fault::RouteId);
     }
-    if rule.for_log > 1 || rule.reserved != [0; 5] {
+    if rule.for_log > ROUTE_DURABLE || rule.reserved != [0; 5] {
         return Err(Fault::Reserved);
     }
     if !(1..=FAN_OUT_MAX).contains(&rule.target_count.get()) {

@@ -144,11 +144,18 @@ pub struct RouteRule {
     pub first_target: U32,
     /// Entries in its run, 1 to [`FAN_OUT_MAX`], rising, so that none is there twice.
     pub target_count: U16,
-    /// 1 if its topics are for the truth log, logged or durable; else 0.
+    /// What its topics are for the truth log: [`ROUTE_VOLATILE`], [`ROUTE_LOGGED`] or [`ROUTE_DURABLE`].
     pub for_log: u8,
     /// Zero.
     pub reserved: [u8; 5],
 }
+
+/// [`RouteRule::for_log`]: nothing of it is written.
+pub const ROUTE_VOLATILE: u8 = 0;
+/// [`RouteRule::for_log`]: all of it is written.
+pub const ROUTE_LOGGED: u8 = 1;
+/// [`RouteRule::for_log`]: all of it is written before it is forwarded.
+pub const ROUTE_DURABLE: u8 = 2;
 
 /// One entry of the targets section: a subscriber's slot.
 pub type Target = U32;
