@@ -282,6 +282,7 @@ impl Housekeeping {
             Request::AttachFilter(name) => self.set_filter("attached", &name, Filters::attach),
             Request::DetachFilter(name) => self.set_filter("detached", &name, Filters::detach),
             Request::Denied(fd) => self.deny(&fd),
+            Request::Tap(_) => Err(Refusal::never("this node keeps no log")),
             Request::Port(_) | Request::Lane(_) | Request::Filter(_) | Request::ConnectLane(_) => {
                 Err(Refusal::never("what is asked for is answered by what it is, and by nothing else"))
             }

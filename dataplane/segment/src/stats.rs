@@ -31,7 +31,7 @@ const MAGIC: u64 = u64::from_le_bytes(*b"TYSTATS1");
 const LAYOUT_VERSION: u64 = 1;
 
 const LINE_WORDS: usize = 8; // of a cache line
-const PAGE_BYTES: usize = 4096; // the smallest page size of the targets we build for; pages of one worker are its own
+pub(crate) const PAGE_BYTES: usize = 4096; // the smallest page size of the targets we build for; pages of one worker are its own
 const WORD: usize = size_of::<u64>();
 
 const HEADER_LAYOUT: usize = 1;
@@ -366,7 +366,7 @@ fn details(words: &[AtomicU64], run: usize) -> Block<'_> {
     Block { sequence: &words[run + DETAIL_SEQUENCE], words: &words[run + DETAILS..][..DETAIL_WORDS] }
 }
 
-fn split(boot_id: [u8; 16]) -> (u64, u64) {
+pub(crate) fn split(boot_id: [u8; 16]) -> (u64, u64) {
     let whole = u128::from_le_bytes(boot_id);
     #[expect(clippy::cast_possible_truncation, reason = "the low half is what is wanted")]
     (whole as u64, (whole >> 64) as u64)

@@ -168,7 +168,8 @@ impl Arena {
         self.mapping.page_bytes()
     }
 
-    /// The memfd, for a device or a process that maps it itself. It is sealed against resizing.
+    /// The memfd, for a process that maps it itself, to read: it is sealed against resizing, and against every further mapping
+    /// that writes.
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.descriptor.as_fd()

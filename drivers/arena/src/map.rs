@@ -136,9 +136,10 @@ fn map_on(
     let descriptor =
         memfd_create("tachyon-arena", MemfdFlags::CLOEXEC.union(MemfdFlags::ALLOW_SEALING).union(kind.flags))?;
     ftruncate(&descriptor, bytes as u64)?;
-    // Whoever gets the descriptor must not be able to shrink the memory under us: that would be a bus error.
-    fcntl_add_seals(&descriptor, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
     let mapping = map_shared(&descriptor, bytes, kind.page_bytes)?;
+    // Whoever gets the descriptor must not be able to shrink the memory under us, which would be a bus error, nor to write
+    // what we received. The mapping made above still can, and so can devices, which pin its pages.
+    fcntl_add_seals(&descriptor, SealFlags::FUTURE_WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
     // Before the first touch, because a page is placed when it is touched.
     let unbound = numa_node.and_then(|node| bind(&mapping, node));
     if let Err(errno) = touch(&mapping, kind) {

@@ -4,6 +4,10 @@ use rustix::{
     fs::{SealFlags, fcntl_get_seals, fstat, ftruncate},
     process::{Resource, Rlimit, getrlimit, setrlimit},
 };
+use std::{
+    fs::File,
+    os::{fd::AsRawFd, unix::fs::FileExt},
+};
 use tachyon_driver_arena::{Arena, ArenaConfig, Pages};
 
 const BUFFER: u32 = 2048;
@@ -83,6 +87,22 @@ fn nobody_can_resize_the_memory_behind_the_descriptor() {
     assert!(fcntl_get_seals(arena.fd()).unwrap().contains(SealFlags::SHRINK | SealFlags::GROW));
     assert!(ftruncate(arena.fd(), 0).is_err());
     assert_eq!(usize::try_from(fstat(arena.fd()).unwrap().st_size).unwrap(), arena.region().1);
+}
+
+#[test]
+fn nobody_can_write_through_the_descriptor_and_buffers_still_can_be_written() {
+    let mut arena = Arena::create(config(64)).unwrap();
+    assert!(fcntl_get_seals(arena.fd()).unwrap().contains(SealFlags::FUTURE_WRITE | SealFlags::SEAL));
+    let path = format!("/proc/self/fd/{}", arena.fd().as_raw_fd());
+    let reopened = File::options().read(true).write(true).open(path).unwrap();
+    assert!(reopened.write_at(b"x", 0).is_err());
+    let mut buffers = arena.take(1).unwrap();
+    buffers[0].bytes_mut()[..4].copy_from_slice(b"here");
+    let mut seen = [0; 4];
+    // Huge pages are not read by this call on every kernel; then only mappings show them.
+    if reopened.read_at(&mut seen, 0).is_ok() {
+        assert_eq!(&seen, b"here");
+    }
 }
 
 #[test]

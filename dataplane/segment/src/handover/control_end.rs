@@ -2,14 +2,15 @@
 //! thread of their own.
 
 use super::{
-    Accepted, FilterStatus, Hello, LaneAnswer, LaneRequest, LaneStatus, Peer, PortStatus, Reply, Request,
+    Accepted, FilterStatus, Hello, LaneAnswer, LaneRequest, LaneStatus, Peer, PortStatus, Reply, Request, TapAnswer,
     filters::{FilterRecord, FilterTold},
     lanes::{AnswerRecord, LaneRecord, LaneTold},
     ports::{PortAnswer, PortRecord},
     records::{HelloRecord, ReplyRecord},
     socket::{self, Datagram},
+    tap::TapRecord,
 };
-use crate::StatsReader;
+use crate::{StatsReader, TapReader};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
@@ -53,6 +54,7 @@ pub struct ControlEnd {
     peer: Peer,
     number: u32,
     patience: Duration,
+    boot_id: [u8; 16],
 }
 
 impl ControlEnd {
@@ -69,11 +71,12 @@ impl ControlEnd {
             let text = format!("user {} listens at {}, not tachyond's", peer.uid, path.display());
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
         }
-        let end = Self { socket, peer, number: 0, patience };
+        let mut end = Self { socket, peer, number: 0, patience, boot_id: [0; 16] };
         let mut buffer = [0; size_of::<HelloRecord>()];
-        let (len, fd) = end.wait_for(&mut buffer)?;
+        let (len, fds) = end.wait_for(&mut buffer)?;
         let hello = Hello::from_bytes(&buffer[..len]).map_err(invalid)?;
-        let fd = fd.ok_or_else(|| invalid("the hello brought no statistics segment".into()))?;
+        end.boot_id = hello.boot_id;
+        let fd = fds.first().ok_or_else(|| invalid("the hello brought no statistics segment".into()))?;
         let stats = StatsReader::open(fd, hello.boot_id)?;
         if stats.workers() != hello.workers {
             return Err(invalid("hello and statistics segment differ in the number of workers".into()));
@@ -201,12 +204,44 @@ impl ControlEnd {
         }
     }
 
+    /// Asks for a worker's tap, and opens it: see [`TapReader::open`]. It may be asked for as often as one connects.
+    ///
+    /// # Errors
+    /// See [`CallError`]; refused where the node has no log or no such worker.
+    pub fn tap(&mut self, worker: u16) -> Result<TapReader, CallError> {
+        let lost = |text: String| CallError::Lost(invalid(text));
+        let mut buffer = [0; if size_of::<ReplyRecord>() > size_of::<TapRecord>() {
+            size_of::<ReplyRecord>()
+        } else {
+            size_of::<TapRecord>()
+        }];
+        let (len, fds) = self.exchange_with_fds(&Request::Tap(worker), &mut buffer).map_err(CallError::Lost)?;
+        let Some(answer) = TapAnswer::from_bytes(&buffer[..len]) else {
+            self.outcome(&buffer[..len])?;
+            return Err(lost("a tap was promised and did not come".into()));
+        };
+        let (number, answer) = answer.map_err(lost)?;
+        if number != self.number || answer.worker != worker || answer.boot_id != self.boot_id {
+            return Err(lost(format!("tap {number} of worker {} to request {}", answer.worker, self.number)));
+        }
+        let [ring, cursors, arena] = fds.as_slice() else {
+            return Err(lost(format!("a tap has 3 descriptors and brought {}", fds.len())));
+        };
+        TapReader::open(ring, cursors, arena, &answer).map_err(CallError::Lost)
+    }
+
     /// Sends a request and takes what comes back.
     fn exchange(&mut self, request: &Request, buffer: &mut [u8]) -> io::Result<usize> {
+        self.exchange_with_fds(request, buffer).map(|(len, _)| len)
+    }
+
+    /// The same, with the descriptors that came.
+    fn exchange_with_fds(&mut self, request: &Request, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
         self.number = self.number.wrapping_add(1);
         let (bytes, fd) = request.to_bytes(self.number);
-        socket::send(&self.socket, &bytes, fd.map(AsFd::as_fd))?;
-        self.wait_for(buffer).map(|(len, _)| len)
+        let fds: Vec<_> = fd.into_iter().map(AsFd::as_fd).collect();
+        socket::send(&self.socket, &bytes, &fds)?;
+        self.wait_for(buffer)
     }
 
     /// What a reply says.
@@ -223,11 +258,11 @@ impl ControlEnd {
     }
 
     /// Waits for one datagram, up to the time limit.
-    fn wait_for(&self, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+    fn wait_for(&self, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
         let end = Instant::now() + self.patience;
         loop {
             match socket::receive(&self.socket, buffer)? {
-                Datagram::Whole(len, fd) => return Ok((len, fd)),
+                Datagram::Whole(len, fds) => return Ok((len, fds)),
                 Datagram::Oversized => return Err(invalid("a datagram is longer than any record".into())),
                 Datagram::Closed => return Err(io::ErrorKind::ConnectionReset.into()),
                 Datagram::Nothing => {}

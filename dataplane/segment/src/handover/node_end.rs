@@ -1,7 +1,7 @@
 //! The end of the socket that `tachyond` holds. Nothing here blocks: its owner polls the descriptors.
 
 use super::{
-    FilterStatus, Hello, LaneAnswer, LaneStatus, Peer, PortStatus, Reply, Request,
+    FilterStatus, Hello, LaneAnswer, LaneStatus, Peer, PortStatus, Reply, Request, TapAnswer,
     filters::FilterTold,
     lanes::LaneTold,
     ports::PortAnswer,
@@ -119,7 +119,7 @@ impl Connection {
     /// # Errors
     /// What the kernel says; the connection is of no use then.
     pub fn send_hello(&self, hello: &Hello, stats: BorrowedFd<'_>) -> io::Result<()> {
-        socket::send(&self.socket, hello.to_record().as_bytes(), Some(stats))
+        socket::send(&self.socket, hello.to_record().as_bytes(), &[stats])
     }
 
     /// Takes the next request, if one has arrived.
@@ -129,11 +129,13 @@ impl Connection {
     pub fn receive(&self) -> io::Result<Incoming> {
         let mut buffer = [0; REQUEST_BYTES_MAX];
         Ok(match socket::receive(&self.socket, &mut buffer)? {
-            Datagram::Whole(len, fd) => match Request::from_bytes(&buffer[..len], fd) {
-                Ok((number, request)) => Incoming::Request(number, request),
-                Err((number, text)) => Incoming::Malformed(number, text),
-            },
-            Datagram::Oversized => {
+            Datagram::Whole(len, fds) if fds.len() <= 1 => {
+                match Request::from_bytes(&buffer[..len], fds.into_iter().next()) {
+                    Ok((number, request)) => Incoming::Request(number, request),
+                    Err((number, text)) => Incoming::Malformed(number, text),
+                }
+            }
+            Datagram::Whole(..) | Datagram::Oversized => {
                 Incoming::Malformed(0, format!("a request has at most {REQUEST_BYTES_MAX} bytes and one descriptor"))
             }
             Datagram::Nothing => Incoming::Nothing,
@@ -146,7 +148,7 @@ impl Connection {
     /// # Errors
     /// What the kernel says; `WouldBlock` if the other end does not read its answers.
     pub fn reply(&self, reply: &Reply) -> io::Result<()> {
-        socket::send(&self.socket, reply.to_record().as_bytes(), None)
+        socket::send(&self.socket, reply.to_record().as_bytes(), &[])
     }
 
     /// Answers [`Request::Port`] with the port that was asked for, one of so many.
@@ -154,7 +156,7 @@ impl Connection {
     /// # Errors
     /// As with [`Connection::reply`].
     pub fn reply_port(&self, number: u32, ports: u16, port: &PortStatus) -> io::Result<()> {
-        socket::send(&self.socket, &PortAnswer::to_bytes(number, ports, port), None)
+        socket::send(&self.socket, &PortAnswer::to_bytes(number, ports, port), &[])
     }
 
     /// Answers [`Request::ConnectLane`] with our part.
@@ -162,7 +164,7 @@ impl Connection {
     /// # Errors
     /// As with [`Connection::reply`].
     pub fn reply_details(&self, number: u32, answer: &LaneAnswer) -> io::Result<()> {
-        socket::send(&self.socket, answer.to_record(number).as_bytes(), None)
+        socket::send(&self.socket, answer.to_record(number).as_bytes(), &[])
     }
 
     /// Answers [`Request::Lane`] with the lane that was asked for, one of so many.
@@ -170,7 +172,7 @@ impl Connection {
     /// # Errors
     /// As with [`Connection::reply`].
     pub fn reply_lane(&self, number: u32, lanes: u32, lane: &LaneStatus) -> io::Result<()> {
-        socket::send(&self.socket, LaneTold::to_record(number, lanes, lane).as_bytes(), None)
+        socket::send(&self.socket, LaneTold::to_record(number, lanes, lane).as_bytes(), &[])
     }
 
     /// Answers [`Request::Filter`] with the pre-filter that was asked for, one of so many.
@@ -178,7 +180,21 @@ impl Connection {
     /// # Errors
     /// As with [`Connection::reply`].
     pub fn reply_filter(&self, number: u32, filters: u16, filter: &FilterStatus) -> io::Result<()> {
-        socket::send(&self.socket, FilterTold::to_record(number, filters, filter).as_bytes(), None)
+        socket::send(&self.socket, FilterTold::to_record(number, filters, filter).as_bytes(), &[])
+    }
+
+    /// Answers [`Request::Tap`] with the tap that was asked for: its ring, its cursors and the arena, the first and the last
+    /// of them sealed against writing.
+    ///
+    /// # Errors
+    /// As with [`Connection::reply`].
+    pub fn reply_tap(
+        &self,
+        number: u32,
+        answer: &TapAnswer,
+        [ring, cursors, arena]: [BorrowedFd<'_>; 3],
+    ) -> io::Result<()> {
+        socket::send(&self.socket, answer.to_record(number).as_bytes(), &[ring, cursors, arena])
     }
 }
 

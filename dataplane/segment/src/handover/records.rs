@@ -4,8 +4,9 @@ use super::{
     filters::{FilterRecord, INTERFACE_NAME_MAX},
     lanes::{DropRecord, LaneRecord, LaneRequest, OfferRecord},
     ports::{PORT_NAME_MAX, PortRecord},
+    tap::TapRecord,
 };
-use crate::stats;
+use crate::{stats, tap};
 use std::{fmt, os::fd::OwnedFd};
 use tachyon_wire::{
     Endpoint,
@@ -35,6 +36,7 @@ pub(super) const LAYOUT: u64 = stats::fnv1a(
     &[
         VERSION,
         stats::LAYOUT,
+        tap::LAYOUT,
         size_of::<HelloRecord>() as u64,
         size_of::<RequestHeader>() as u64,
         size_of::<ReplyRecord>() as u64,
@@ -42,6 +44,7 @@ pub(super) const LAYOUT: u64 = stats::fnv1a(
         size_of::<LaneRecord>() as u64,
         size_of::<FilterRecord>() as u64,
         size_of::<OfferRecord>() as u64,
+        size_of::<TapRecord>() as u64,
         size_of::<OpenSession>() as u64,
         size_of::<AddSubscriber>() as u64,
     ],
@@ -183,6 +186,8 @@ pub enum Request {
     DetachFilter(String),
     /// Sources from which nothing is taken, in place of those before: a sealed list of [`super::Prefix`].
     Denied(OwnedFd),
+    /// A worker's tap; answered by it.
+    Tap(u16),
 }
 
 impl fmt::Debug for Request {
@@ -204,6 +209,7 @@ impl fmt::Debug for Request {
             Self::AttachFilter(interface) => write!(f, "AttachFilter({interface})"),
             Self::DetachFilter(interface) => write!(f, "DetachFilter({interface})"),
             Self::Denied(_) => f.write_str("Denied"),
+            Self::Tap(worker) => write!(f, "Tap(worker {worker})"),
         }
     }
 }
@@ -223,6 +229,7 @@ const KIND_FILTER: u16 = 12;
 const KIND_ATTACH_FILTER: u16 = 13;
 const KIND_DETACH_FILTER: u16 = 14;
 const KIND_DENIED: u16 = 15;
+const KIND_TAP: u16 = 16;
 
 /// In front of every request's body.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -268,6 +275,7 @@ impl Request {
             Self::AttachFilter(interface) => (KIND_ATTACH_FILTER, interface.as_bytes(), None),
             Self::DetachFilter(interface) => (KIND_DETACH_FILTER, interface.as_bytes(), None),
             Self::Denied(fd) => (KIND_DENIED, &[], Some(fd)),
+            Self::Tap(worker) => (KIND_TAP, &worker.to_le_bytes(), None),
         };
         let header = RequestHeader {
             magic: REQUEST_MAGIC,
@@ -333,6 +341,7 @@ impl Request {
             (KIND_DETACH_FILTER, _) => Ok(Self::DetachFilter(interface()?)),
             (KIND_DENIED, Some(fd)) if body.is_empty() => Ok(Self::Denied(fd)),
             (KIND_DENIED, _) => Err(wrong_size()),
+            (KIND_TAP, _) => Ok(Self::Tap(U16::read_from_bytes(body).map_err(|_| wrong_size())?.get())),
             _ => Err(format!("there is no request of kind {kind}")),
         }
     }

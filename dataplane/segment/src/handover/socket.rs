@@ -1,4 +1,4 @@
-//! Datagrams with at most one descriptor, over a Unix socket.
+//! Datagrams with a few descriptors, over a Unix socket.
 
 use rustix::{
     cmsg_space,
@@ -13,6 +13,9 @@ use std::{
     mem::MaybeUninit,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
+
+/// Most descriptors of a datagram: those of a tap.
+pub(super) const FDS_MAX: usize = 3;
 
 /// Who is at the other end, as the kernel says; not what it claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,13 +37,12 @@ pub(super) fn open() -> io::Result<OwnedFd> {
     Ok(socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
 }
 
-/// Sends one datagram, with a descriptor if there is one.
-pub(super) fn send(socket: impl AsFd, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
+/// Sends one datagram, with descriptors if there are any, at most [`FDS_MAX`].
+pub(super) fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds: Vec<_> = fd.into_iter().collect();
-    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&fds)) {
-        return Err(io::Error::other("no room for a descriptor"));
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::Error::other("no room for so many descriptors"));
     }
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     loop {
@@ -55,9 +57,9 @@ pub(super) fn send(socket: impl AsFd, bytes: &[u8], fd: Option<BorrowedFd<'_>>) 
 
 /// One datagram as it arrived.
 pub(super) enum Datagram {
-    /// Its bytes are the first so many of the buffer; with it came this descriptor.
-    Whole(usize, Option<OwnedFd>),
-    /// It was longer than the buffer, or brought more than one descriptor (all of them are closed).
+    /// Its bytes are the first so many of the buffer; with it came these descriptors.
+    Whole(usize, Vec<OwnedFd>),
+    /// It was longer than the buffer, or brought more than [`FDS_MAX`] descriptors (all of them are closed).
     Oversized,
     /// Nothing has arrived.
     Nothing,
@@ -67,7 +69,7 @@ pub(super) enum Datagram {
 
 /// Takes one datagram if there is one.
 pub(super) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Datagram> {
-    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
     let received = loop {
@@ -85,12 +87,12 @@ pub(super) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Datagr
             fds.extend(rights);
         }
     }
-    if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) || fds.len() > 1 {
+    if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) || fds.len() > FDS_MAX {
         return Ok(Datagram::Oversized);
     }
     // A sequenced-packet socket says "closed" by an empty datagram; no record is empty, so nothing is lost by that.
     if received.bytes == 0 {
         return Ok(Datagram::Closed);
     }
-    Ok(Datagram::Whole(received.bytes, fds.pop()))
+    Ok(Datagram::Whole(received.bytes, fds))
 }

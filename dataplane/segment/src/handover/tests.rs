@@ -3,7 +3,7 @@ use super::{
     socket::{self, Datagram},
     *,
 };
-use crate::{SealedImage, StatsSegment, seal_image};
+use crate::{SealedImage, StatsSegment, TapRing, seal_image};
 use rustix::{
     net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, connect, sendmsg},
     process::geteuid,
@@ -160,12 +160,12 @@ fn refuses_every_datagram_that_is_no_request_and_stays_in_step() {
     let (_place, socket, connection) = raw("malformed");
     let (good, _) = Request::CloseSession(1).to_bytes(42);
     for len in 1..good.len() {
-        socket::send(&socket, &good[..len], None).unwrap();
+        socket::send(&socket, &good[..len], &[]).unwrap();
         complaint(&connection);
     }
     for len in [good.len() + 1, REQUEST_BYTES_MAX, REQUEST_BYTES_MAX + 1, 60_000] {
         let long: Vec<u8> = good.iter().copied().chain(std::iter::repeat(0)).take(len).collect();
-        socket::send(&socket, &long, None).unwrap();
+        socket::send(&socket, &long, &[]).unwrap();
         complaint(&connection);
     }
     let bits = (0..good.len() * 8).filter(|bit| (bit / 8 < 4) || (bit / 8 >= 8 && bit / 8 < 24)); // all but number and id
@@ -175,10 +175,10 @@ fn refuses_every_datagram_that_is_no_request_and_stays_in_step() {
         if [4, 6, 11, 12, 13, 14].contains(&bad[16]) {
             continue; // RemoveSubscriber, Port, Lane and Filter have the same body
         }
-        socket::send(&socket, &bad, None).unwrap();
+        socket::send(&socket, &bad, &[]).unwrap();
         assert_eq!(complaint(&connection).0, 42, "bit {bit}");
     }
-    socket::send(&socket, &good, None).unwrap();
+    socket::send(&socket, &good, &[]).unwrap();
     assert!(matches!(next(&connection), Incoming::Request(42, Request::CloseSession(1))));
 }
 
@@ -187,7 +187,7 @@ fn refuses_another_layout_with_a_reason() {
     let (_place, socket, connection) = raw("layout");
     let (mut bytes, _) = Request::CloseSession(1).to_bytes(5);
     bytes[8..16].copy_from_slice(&(LAYOUT + 1).to_le_bytes());
-    socket::send(&socket, &bytes, None).unwrap();
+    socket::send(&socket, &bytes, &[]).unwrap();
     let (number, text) = complaint(&connection);
     assert_eq!(number, 5);
     assert!(text.contains("same version"), "{text}");
@@ -199,24 +199,26 @@ fn refuses_descriptors_where_none_belong_and_closes_them() {
     let open_before = std::fs::read_dir("/proc/self/fd").unwrap().count();
     let (bytes, _) = Request::CloseSession(1).to_bytes(1);
     let image = seal_image(b"rules").unwrap();
-    socket::send(&socket, &bytes, Some(image.as_fd())).unwrap();
+    socket::send(&socket, &bytes, &[image.as_fd()]).unwrap();
     assert!(complaint(&connection).1.contains("every other request with none"));
     let ruleset = Request::Ruleset(seal_image(b"rules").unwrap());
     let (bytes, _) = ruleset.to_bytes(2);
-    socket::send(&socket, &bytes, None).unwrap();
+    socket::send(&socket, &bytes, &[]).unwrap();
     assert!(complaint(&connection).1.contains("one descriptor"));
-    let fds = [image.as_fd(); 3];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
-    sendmsg(&socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::empty()).unwrap();
-    assert!(complaint(&connection).1.contains("one descriptor"));
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(5))];
+    for count in [2, 3, 4, 5] {
+        let fds = vec![image.as_fd(); count];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+        sendmsg(&socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::empty()).unwrap();
+        assert!(complaint(&connection).1.contains("one descriptor"), "{count}");
+    }
     drop((image, ruleset));
     // Other tests run beside this one, so the count is only bounded: hundreds of rounds would show a leak.
     for _ in 0..300 {
         let image = seal_image(b"rules").unwrap();
         let mut control = SendAncillaryBuffer::new(&mut space);
-        let fds = [image.as_fd(); 3];
+        let fds = [image.as_fd(); 5];
         assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
         sendmsg(&socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::empty()).unwrap();
         complaint(&connection);
@@ -245,7 +247,8 @@ fn told_by_a_stranger(name: &str, bytes: &[u8], with: Option<OwnedFd>) -> String
     let bytes = bytes.to_vec();
     let stranger = thread::spawn(move || {
         let connection = accept(&listener);
-        socket::send(&connection, &bytes, with.as_ref().map(AsFd::as_fd)).unwrap();
+        let fds: Vec<_> = with.iter().map(AsFd::as_fd).collect();
+        socket::send(&connection, &bytes, &fds).unwrap();
     });
     let error = ControlEnd::connect(&place.0, &[], PATIENCE).unwrap_err();
     stranger.join().unwrap();
@@ -524,4 +527,69 @@ fn filters_are_told_one_by_one_and_lists_travel_sealed() {
     control.call(&Request::DetachFilter("eth0".into())).unwrap();
     drop(control);
     assert_eq!(node.join().unwrap(), list);
+}
+
+/// What a node answers about worker 1's tap; the arena is any sealed memory of its size.
+fn tap_answer() -> TapAnswer {
+    TapAnswer {
+        worker: 1,
+        boot_id: BOOT,
+        ring_bytes: 4_096,
+        arena_bytes: 5,
+        buffer_bytes: 2_048,
+        headroom_bytes: 128,
+        shards: (0..64).collect(),
+    }
+}
+
+#[test]
+fn a_tap_is_handed_over_with_three_descriptors_as_often_as_it_is_asked_for() {
+    let place = Place::new("tap");
+    let listener = Listener::bind(&place.0, &[geteuid().as_raw()]).unwrap();
+    let segment = StatsSegment::create(2, BOOT).unwrap();
+    let mut tap = TapRing::create(1, BOOT, 4_096).unwrap();
+    let mut writer = tap.writer().unwrap();
+    let arena = seal_image(b"arena").unwrap();
+    let node = thread::spawn(move || {
+        for _ in 0..2 {
+            let connection = accept(&listener);
+            connection.send_hello(&hello(), segment.reader_fd()).unwrap();
+            while let Incoming::Request(number, request) = next(&connection) {
+                let mut answer = tap_answer();
+                let fds = [tap.ring_fd(), tap.cursors_fd(), arena.as_fd()];
+                match request {
+                    Request::Tap(0) => {
+                        let text = "the node keeps no log; set enabled = true in [log] of the node file";
+                        connection.reply(&reply(number, Accepted::Refused, text)).unwrap();
+                    }
+                    Request::Tap(1) => connection.reply_tap(number, &answer, fds).unwrap(),
+                    Request::Tap(2) => {
+                        answer.boot_id = [0; 16];
+                        connection.reply_tap(number, &answer, fds).unwrap();
+                    }
+                    Request::Tap(3) => connection.reply(&reply(number, Accepted::Yes, "")).unwrap(),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    });
+    let mut bytes = Vec::new();
+    let (mut control, ..) = ControlEnd::connect(&place.0, &[], PATIENCE).unwrap();
+    let refused = control.tap(0).unwrap_err();
+    assert!(matches!(&refused, CallError::Refused(text) if text.contains("[log]")), "{refused}");
+    let mut reader = control.tap(1).unwrap();
+    assert_eq!(reader.answer(), &tap_answer());
+    writer.begin(64).unwrap()[4] = tachyon_wire::tap::KIND_TURN;
+    let end = writer.commit(64);
+    assert_eq!(reader.next(&mut bytes), Ok(Some(end)));
+    for worker in [2, 3] {
+        let lost = control.tap(worker).unwrap_err();
+        assert!(matches!(lost, CallError::Lost(_)), "{lost}");
+    }
+    drop((control, reader));
+    let (mut control, ..) = ControlEnd::connect(&place.0, &[], PATIENCE).unwrap();
+    let mut reader = control.tap(1).unwrap();
+    assert_eq!(reader.next(&mut bytes), Ok(Some(end)), "it was not stable");
+    drop(control);
+    node.join().unwrap();
 }
