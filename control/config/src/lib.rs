@@ -9,6 +9,7 @@
 mod control_file;
 mod diagnostic;
 mod drivers;
+mod log;
 mod node_file;
 mod pattern;
 mod ports;
@@ -24,6 +25,7 @@ mod source;
 pub use control_file::{ControlFile, LogLevel};
 pub use diagnostic::{Diagnostic, Severity};
 pub use drivers::{Driver, Drivers};
+pub use log::LogSection;
 pub use node_file::*;
 pub use pattern::{PATTERN_BYTES_MAX, Pattern, PatternIndex, check_topic_name};
 pub use ports::*;

@@ -4,8 +4,8 @@
 //! defaults and is the manual. Ranges are checked while a value is read, so that a complaint points at it.
 
 use crate::{
-    AfxdpSection, Diagnostic, DpdkSection, Driver, Drivers, PortSection, PrefilterSection, RdmaSection, Severity,
-    Source, ports::MTU_DEFAULT, ports_check, prefilter, read,
+    AfxdpSection, Diagnostic, DpdkSection, Driver, Drivers, LogSection, PortSection, PrefilterSection, RdmaSection,
+    Severity, Source, ports::MTU_DEFAULT, ports_check, prefilter, read,
 };
 use serde::{Deserialize, Deserializer, de::Error};
 use std::{net::IpAddr, ops::Range, path::PathBuf};
@@ -27,6 +27,8 @@ pub struct NodeFile {
     pub memory: MemorySection,
     /// Sizes of tables.
     pub limits: LimitsSection,
+    /// The truth log.
+    pub log: LogSection,
     /// RDMA; only read with `"rdma"` among the drivers.
     pub rdma: RdmaSection,
     /// DPDK itself; only read with `"dpdk"` among the drivers.
@@ -622,9 +624,17 @@ mod tests {
         assert!(commented.iter().all(|key| DEFAULT_NODE_FILE.contains(key)));
         assert_eq!(
             keys + commented.len(),
-            5 + 9 + 7 + 5 + 6 + 19 + 4 + 6,
+            5 + 9 + 7 + 5 + 6 + 3 + 19 + 4 + 6,
             "a key is missing in node.toml, or its number here"
         );
+    }
+
+    #[test]
+    fn buffers_wait_for_a_log_only_where_there_is_one() {
+        let held = |text: &str| parse(text).unwrap().held_buffers();
+        assert_eq!(held(""), 0);
+        assert_eq!(held("[log]\nenabled = true"), 512);
+        assert_eq!(held("[log]\nenabled = true\nheld_percent = 1\n[memory]\nbuffers_per_worker = 128"), 1);
     }
 
     #[test]
@@ -641,6 +651,9 @@ mod tests {
             ("[workers]\nidle = \"sleep\"", "unknown value `sleep`"),
             ("[memory]\npages = \"4G\"", "unknown value `4G`"),
             ("[limits]\nfill_window_ns = 5001", "choose 0 to 5000"),
+            ("[log]\nring_mib = 24", "choose 16 or 32"),
+            ("[log]\nring_mib = 4", "choose 8 to 1024"),
+            ("[log]\nheld_percent = 26", "choose 1 to 25"),
             ("[network]\ndriver = \"rmda\"", "did you mean `rdma`?"),
             ("[network]\ndriver = [\"rdma\", \"uting\"]", "did you mean `uring`?"),
             ("[network]\ndriver = []", "choose one or more of"),
