@@ -24,7 +24,7 @@ impl Shape {
 
     /// Bytes that are free: what lies behind `head` up to what still lies at `stable`.
     #[inline]
-    const fn free(self, head: u64, stable: u64) -> u64 {
+    pub(super) const fn free(self, head: u64, stable: u64) -> u64 {
         self.bytes - (head - stable)
     }
 

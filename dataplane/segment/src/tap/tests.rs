@@ -93,7 +93,8 @@ fn records_pass_whole_and_what_is_stable_gives_room() {
     let first = push(&mut writer, 1, 64).unwrap();
     let second = push(&mut writer, 2, 2_000).unwrap();
     assert_eq!((first, second), (64, 2_064));
-    assert_eq!(writer.sample(EARLY).room, 4_096 - 2_064);
+    let sample = writer.sample(EARLY);
+    assert_eq!((sample.room, sample.scarce), (4_096 - 2_064, false));
     assert!(writer.begin(2_040).is_none(), "more than is free");
     assert_eq!(reader.next(&mut bytes), Ok(Some(first)));
     assert_eq!(bytes, record(1, 64));
@@ -115,11 +116,12 @@ fn records_pass_whole_and_what_is_stable_gives_room() {
 }
 
 #[test]
-fn a_record_that_is_begun_and_not_committed_is_forgotten() {
+fn a_record_that_is_begun_and_not_committed_is_nobodys() {
     let mut fixture = Fixture::new();
     let (mut writer, mut reader) = (fixture.tap.writer().unwrap(), fixture.reader());
     writer.begin(512).unwrap().fill(0xff);
     assert_eq!(reader.next(&mut Vec::new()), Ok(None));
+    assert_eq!(writer.begin(512).unwrap(), [0xff; 512], "the same memory, as it was left");
     assert_eq!(writer.begin(5).unwrap().len(), 8, "whole words");
     let end = push(&mut writer, 1, 64).unwrap();
     assert_eq!((end, writer.commit(8)), (64, 64), "nothing is begun any more");
@@ -140,11 +142,13 @@ fn the_worker_reads_its_records_again_until_their_memory_is_used() {
         .map(|(r, end)| (r.to_vec(), end))
         .collect();
     assert_eq!(walked, (0..4).map(|n| record(n, 1_000)).zip(ends).collect::<Vec<_>>());
+    assert!(writer.sample(EARLY).scarce, "less than a quarter is free");
     assert_eq!(writer.record(4_000), None);
     assert_eq!(writer.record(8), None, "no record starts there");
     while reader.next(&mut Vec::new()).unwrap().is_some() {}
     reader.set_stable(2_000);
-    assert_eq!(writer.sample(EARLY).stable, 2_000);
+    let sample = writer.sample(EARLY);
+    assert_eq!((sample.stable, sample.scarce), (2_000, false));
     assert!(writer.record(0).is_some(), "nothing is written over it yet, so it can be worked off");
     assert_eq!(push(&mut writer, 4, 1_000), Some(4_096 + 1_000));
     assert_eq!(writer.record(0), None);

@@ -32,6 +32,8 @@ pub struct Sample {
     pub stable: u64,
     /// Bytes that the next record may have.
     pub room: usize,
+    /// Less than a quarter of the ring is free.
+    pub scarce: bool,
     /// Why nothing is to be recorded now, if so.
     pub refuses: Option<Reason>,
 }
@@ -89,8 +91,13 @@ impl TapWriter {
         let (state, beat) = (words[STATE].load(Ordering::Relaxed), words[BEAT].load(Ordering::Relaxed));
         self.written = self.walk(self.written, written);
         self.stable = self.walk(self.stable, stable.min(self.written));
-        let room = usize::try_from(self.shape.room(self.head, self.stable)).unwrap_or(usize::MAX);
-        Sample { written: self.written, stable: self.stable, room, refuses: self.refusal(now_ns, state, beat) }
+        Sample {
+            written: self.written,
+            stable: self.stable,
+            room: to_usize(self.shape.room(self.head, self.stable)),
+            scarce: self.shape.free(self.head, self.stable) < self.shape.bytes / 4,
+            refuses: self.refusal(now_ns, state, beat),
+        }
     }
 
     /// The last end of a record at or before `to`, from the end `from` on.
@@ -162,8 +169,8 @@ impl TapWriter {
         DATA + to_usize(self.shape.offset(position)) / WORD
     }
 
-    /// Room for a record of up to `bytes_max`, rounded up to whole words; `None` where there is not so much. What a record
-    /// that was begun before and not committed holds is forgotten.
+    /// Room for a record of up to `bytes_max`, rounded up to whole words; `None` where there is not so much. Called
+    /// again with the same size before the commit it is the same memory, as it was left.
     #[inline]
     pub fn begin(&mut self, bytes_max: usize) -> Option<&mut [u8]> {
         self.begun = None;
