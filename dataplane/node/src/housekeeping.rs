@@ -8,6 +8,7 @@ use crate::{
     leases::{Couriers, INTERVAL_NS, Leases},
     port_desk::{NoLane, PortDesk},
     state::StateFolder,
+    taps::Taps,
     voice::Voice,
     worker::{Clock, End, Gauges, Image, Item},
 };
@@ -116,6 +117,7 @@ pub(crate) struct Housekeeping {
     pub(crate) state: StateFolder,
     pub(crate) desks: Vec<Desk>,
     pub(crate) leases: Leases,
+    pub(crate) taps: Taps,
     pub(crate) ports: PortDesk,
     pub(crate) filters: Filters,
     pub(crate) clock: Clock,
@@ -198,7 +200,9 @@ impl Housekeeping {
             Ok(()) => {
                 let peer = connection.peer();
                 self.voice.say("control", &format!("process {} connected", peer.pid), &[("pid", json!(peer.pid))]);
-                self.connection = Some(connection);
+                if self.connection.replace(connection).is_some() {
+                    self.taps.hung_up(); // nobody will notice the end of the one before
+                }
             }
             Err(error) => self.voice.say("refused", &format!("control went away at once: {error}"), &[]),
         }
@@ -212,12 +216,16 @@ impl Housekeeping {
                 Ok(Incoming::Request(number, Request::Port(place))) => self.tell_port(&connection, number, place),
                 Ok(Incoming::Request(number, Request::Lane(place))) => self.tell_lane(&connection, number, place),
                 Ok(Incoming::Request(number, Request::Filter(place))) => self.tell_filter(&connection, number, place),
+                Ok(Incoming::Request(number, Request::Tap(worker))) => self.hand_over_tap(&connection, number, worker),
                 Ok(Incoming::Request(number, Request::ConnectLane(lane))) => {
                     self.connect_lane(&connection, number, *lane)
                 }
                 Ok(Incoming::Request(number, request)) => answer(&connection, number, self.handle(request)),
                 Ok(Incoming::Malformed(number, text)) => answer(&connection, number, Err(Refusal::never(text))),
-                Ok(Incoming::Closed) => return self.voice.say("control", "disconnected; its rules stay in force", &[]),
+                Ok(Incoming::Closed) => {
+                    self.taps.hung_up();
+                    return self.voice.say("control", "disconnected; its rules stay in force", &[]);
+                }
                 Err(error) => return self.lost(&error),
             };
             if let Err(error) = answered {
@@ -258,7 +266,15 @@ impl Housekeeping {
         }
     }
 
+    fn hand_over_tap(&self, connection: &Connection, number: u32, worker: u16) -> io::Result<()> {
+        match self.taps.tap(worker) {
+            Ok((tap, descriptors)) => connection.reply_tap(number, tap, descriptors),
+            Err(text) => answer(connection, number, Err(Refusal::never(text))),
+        }
+    }
+
     fn lost(&self, error: &io::Error) {
+        self.taps.hung_up();
         self.voice.say("control", &format!("connection lost ({error}); its rules stay in force"), &[]);
     }
 
@@ -282,8 +298,7 @@ impl Housekeeping {
             Request::AttachFilter(name) => self.set_filter("attached", &name, Filters::attach),
             Request::DetachFilter(name) => self.set_filter("detached", &name, Filters::detach),
             Request::Denied(fd) => self.deny(&fd),
-            Request::Tap(_) => Err(Refusal::never("this node keeps no log")),
-            Request::Port(_) | Request::Lane(_) | Request::Filter(_) | Request::ConnectLane(_) => {
+            Request::Port(_) | Request::Lane(_) | Request::Filter(_) | Request::ConnectLane(_) | Request::Tap(_) => {
                 Err(Refusal::never("what is asked for is answered by what it is, and by nothing else"))
             }
         }

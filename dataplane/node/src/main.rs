@@ -7,7 +7,8 @@
 //! This crate deliberately judges nothing and knows no frame: that is `engine` and `policy`. It is the only one that names
 //! drivers. Where things are: [`topology`] declares workers and cores, [`ports`] opens the drivers and [`transports`] makes one
 //! queue of theirs, [`setup`] builds
-//! everything once, [`worker`] is the thread around the loop, [`housekeeping`] the thread beside it, [`sandbox`] what is
+//! everything once, [`worker`] is the thread around the loop, [`taps`] is what workers record into for the truth log,
+//! [`housekeeping`] the thread beside it, [`sandbox`] what is
 //! given up.
 #![deny(unsafe_code)]
 
@@ -32,6 +33,7 @@ mod rdma;
 mod sandbox;
 mod setup;
 mod state;
+mod taps;
 mod topology;
 mod transports;
 mod voice;

@@ -10,6 +10,7 @@ use crate::{
     ports::{Devices, PortSeat, Region},
     sandbox::{self, Sandbox, User, worker_filter},
     state::{StateFolder, make_folder},
+    taps::Taps,
     topology::{Machine, Plan, WorkerPlan},
     voice::Voice,
     worker::{self, Clock, Common, Gauges, NodeHost, Seat},
@@ -81,12 +82,14 @@ pub(crate) fn build(file: &NodeFile, voice: Voice, stop: Arc<AtomicBool>) -> any
     let filter = Arc::new(worker_filter()?);
     let workers = file.workers.clone();
     let common = Common { clock: Clock::start(), stop: stop.clone(), sandbox: workers_sandbox, filter, workers };
+    let mut taps = Taps::new(boot_id, file.log.enabled.then_some(u64::from(file.log.ring_mib) << 20));
     let mut desks = Vec::new();
     for worker in &plan.workers {
         let (pool, region) = arenas.pool(worker)?;
+        let tap = taps.add(worker, arenas.of(worker)?, arenas.headroom_bytes)?;
         let (host, desk) = rings(&segment, worker.worker)?;
         let limits = limits(file, worker, boot, common.clock, path, &devices);
-        let seat = Seat { plan: worker.clone(), limits, pool, host };
+        let seat = Seat { plan: worker.clone(), limits, pool, host, tap };
         desks.push(start(devices.seat(worker.worker, region)?, seat, desk, &common, &mut degraded)?);
     }
     degraded.extend(devices.start(&plan)?);
@@ -107,6 +110,7 @@ pub(crate) fn build(file: &NodeFile, voice: Voice, stop: Arc<AtomicBool>) -> any
         state,
         desks,
         leases: Leases::new(file.workers.count),
+        taps,
         current: None,
         voice,
         stop,
@@ -219,11 +223,19 @@ impl<'f> Arenas<'f> {
 
     /// A worker's buffers, and the memory they lie in.
     fn pool(&mut self, worker: &WorkerPlan) -> anyhow::Result<(Pool, Region)> {
-        let arena = self.made.get_mut(&worker.numa_node).context("each worker's node has an arena")?;
+        let arena = self.made.get_mut(&worker.numa_node).context(NO_ARENA)?;
         let pool = Pool::new(arena.take_behind(self.headroom_bytes, self.file.buffers_per_worker() as usize)?);
         Ok((pool, region(arena)))
     }
+
+    /// The arena of a worker's node.
+    fn of(&self, worker: &WorkerPlan) -> anyhow::Result<&Arena> {
+        self.made.get(&worker.numa_node).context(NO_ARENA)
+    }
 }
+
+/// What is said if set-up forgot a NUMA node.
+const NO_ARENA: &str = "each worker's node has an arena";
 
 fn region(arena: &Arena) -> Region {
     let (base, bytes) = arena.region();

@@ -4,6 +4,7 @@ use crate::{
     alloc_seal::{self, Seal},
     ports::PortSeat,
     sandbox::{self, Sandbox},
+    taps::NodeTap,
     topology::{self, WorkerPlan},
 };
 use rtrb::{Consumer, Producer};
@@ -183,6 +184,7 @@ pub(crate) struct Seat {
     pub(crate) limits: Limits,
     pub(crate) pool: Pool,
     pub(crate) host: NodeHost,
+    pub(crate) tap: NodeTap,
 }
 
 /// What a worker's thread says once it is in its loop.
@@ -247,7 +249,8 @@ fn open<'a>(
     seat: Seat,
     common: &Common,
 ) -> anyhow::Result<(Opened, Worker<'a, <PortSeat as Port>::Queue, NodeHost>)> {
-    let Seat { plan, limits, mut pool, host } = seat;
+    let Seat { plan, limits, mut pool, host, tap } = seat;
+    drop(tap); // nothing is recorded before the engine takes it
     let mut degraded = Vec::new();
     if let Some(cpu) = plan.cpu
         && let Err(error) = topology::pin(cpu)
