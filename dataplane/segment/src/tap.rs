@@ -7,7 +7,8 @@
 //!
 //! A position counts the ring's bytes from its beginning and only rises. Records are those of [`tachyon_wire::tap`]; each
 //! lies in one piece, and where one does not fit before the memory's end, a skip fills that up. Memory is used again when
-//! control says that the records in it are stable, and not before: whatever control loses, it finds here again.
+//! control says that the records in it are stable and the worker has done what waited for that, and not before: whatever control
+//! loses, it finds here again.
 
 mod reader;
 mod shape;

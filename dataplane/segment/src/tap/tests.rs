@@ -107,7 +107,9 @@ fn records_pass_whole_and_what_is_stable_gives_room() {
     assert_eq!((sample.written, sample.stable), (second, first));
     reader.set_stable(second);
     let sample = writer.sample(EARLY);
-    assert_eq!((sample.written, sample.stable, sample.room), (second, second, 2_064));
+    assert_eq!((sample.written, sample.stable, sample.room), (second, second, 4_096 - 2_064));
+    writer.release(second);
+    assert_eq!(writer.sample(EARLY).room, 2_064);
     // It does not fit before the end of the memory, so it goes to the start, behind a skip.
     let third = push(&mut writer, 3, 2_064).unwrap();
     assert_eq!(third, 4_096 + 2_064);
@@ -132,7 +134,7 @@ fn a_record_that_is_begun_and_not_committed_is_nobodys() {
 }
 
 #[test]
-fn the_worker_reads_its_records_again_until_their_memory_is_used() {
+fn the_worker_reads_its_records_again_until_it_releases_them() {
     let mut fixture = Fixture::new();
     let (mut writer, mut reader) = (fixture.tap.writer().unwrap(), fixture.reader());
     let ends: Vec<u64> = (0..4).map(|number| push(&mut writer, number, 1_000).unwrap()).collect();
@@ -148,11 +150,18 @@ fn the_worker_reads_its_records_again_until_their_memory_is_used() {
     while reader.next(&mut Vec::new()).unwrap().is_some() {}
     reader.set_stable(2_000);
     let sample = writer.sample(EARLY);
-    assert_eq!((sample.stable, sample.scarce), (2_000, false));
-    assert!(writer.record(0).is_some(), "nothing is written over it yet, so it can be worked off");
-    assert_eq!(push(&mut writer, 4, 1_000), Some(4_096 + 1_000));
+    assert_eq!((sample.stable, sample.scarce), (2_000, true));
+    assert!(writer.record(0).is_some(), "what waited for it can be done");
+    assert_eq!(push(&mut writer, 4, 1_000), None);
+    writer.release(1_000);
     assert_eq!(writer.record(0), None);
     assert!(writer.record(1_000).is_some());
+    writer.release(4_000); // of which only 2,000 are stable
+    assert!(writer.record(2_000).is_some());
+    assert_eq!(writer.sample(EARLY).room, 2_000);
+    assert_eq!(push(&mut writer, 4, 1_000), Some(4_096 + 1_000));
+    writer.release(0);
+    assert_eq!(writer.record(1_000), None, "never backwards");
     assert_eq!(writer.record(4_000).map(|(bytes, end)| (bytes.to_vec(), end)), Some((record(4, 1_000), 5_096)));
 }
 
@@ -177,6 +186,7 @@ fn cursors_that_lie_move_nothing_that_they_must_not() {
     assert_eq!(positions(0, 416), (416, 416), "what is stable was written");
     assert_eq!(positions(u64::MAX, 417), (520, 416), "beyond the head");
     assert_eq!(positions(0, u64::MAX), (520, 520));
+    writer.release(u64::MAX);
     assert_eq!(writer.sample(EARLY).room, 4_096 - 520);
 }
 
@@ -444,9 +454,10 @@ fn what_was_not_stable_when_control_was_killed_is_read_again() {
 enum Step {
     Record(usize),
     Read,
-    /// Written, or stable, up to this place among the records that were read and are not stable.
+    /// Written up to this place among the records that were read and are not stable.
     Written(usize),
-    Stable(usize),
+    /// The same for stable; and whether the worker releases them.
+    Stable(usize, bool),
     /// The control process dies and comes back.
     Restart,
 }
@@ -456,7 +467,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => (8_usize..300).prop_map(|words| Step::Record(words * 8)),
         8 => Just(Step::Read),
         2 => (0_usize..8).prop_map(Step::Written),
-        4 => (0_usize..8).prop_map(Step::Stable),
+        4 => (0_usize..8, any::<bool>()).prop_map(|(place, released)| Step::Stable(place, released)),
         1 => Just(Step::Restart),
     ];
     vec(step, 1..200)
@@ -494,17 +505,21 @@ proptest! {
                     reader.set_written(queue[place].1);
                     written = written.max(queue[place].1);
                 }
-                Step::Stable(place) if place < read => {
+                Step::Stable(place, released) if place < read => {
                     stable = queue[place].1;
                     reader.set_stable(stable);
                     queue.drain(..=place);
                     read -= place + 1;
+                    if released {
+                        prop_assert_eq!(writer.sample(EARLY).stable, stable);
+                        writer.release(stable);
+                    }
                 }
                 Step::Restart => {
                     reader = fixture.reader();
                     read = 0;
                 }
-                Step::Written(_) | Step::Stable(_) => {}
+                Step::Written(_) | Step::Stable(..) => {}
             }
             let sample = writer.sample(EARLY);
             prop_assert_eq!((sample.written, sample.stable), (written.max(stable), stable));

@@ -28,7 +28,7 @@ const WALK_MAX: usize = 64;
 pub struct Sample {
     /// Every record that ends at or before this position was written.
     pub written: u64,
-    /// Every record that ends at or before this position is stable, and its memory is free. Never above `written`.
+    /// Every record that ends at or before this position is stable. Never above `written`.
     pub stable: u64,
     /// Bytes that the next record may have.
     pub room: usize,
@@ -48,8 +48,8 @@ pub struct TapWriter {
     head: u64,
     /// Where the record that was begun starts, and how many bytes it may have.
     begun: Option<(u64, u64)>,
-    /// What lies before this position may have been written over.
-    intact: u64,
+    /// The worker looks no more at what lies before this position, so that its memory is free.
+    released: u64,
     written: u64,
     stable: u64,
     beat: u64,
@@ -70,7 +70,7 @@ impl TapWriter {
             shape: Shape { bytes },
             head: 0,
             begun: None,
-            intact: 0,
+            released: 0,
             written: 0,
             stable: 0,
             beat: 0,
@@ -94,8 +94,8 @@ impl TapWriter {
         Sample {
             written: self.written,
             stable: self.stable,
-            room: to_usize(self.shape.room(self.head, self.stable)),
-            scarce: self.shape.free(self.head, self.stable) < self.shape.bytes / 4,
+            room: to_usize(self.shape.room(self.head, self.released)),
+            scarce: self.shape.free(self.head, self.released) < self.shape.bytes / 4,
             refuses: self.refusal(now_ns, state, beat),
         }
     }
@@ -139,7 +139,7 @@ impl TapWriter {
     /// The first record behind a position that is an end: where it starts, and its bytes.
     #[inline]
     fn behind(&self, position: u64) -> Option<(u64, u64)> {
-        if position >= self.head || position < self.intact || !position.is_multiple_of(ALIGN as u64) {
+        if position >= self.head || position < self.released || !position.is_multiple_of(ALIGN as u64) {
             return None;
         }
         match self.head_at(position) {
@@ -175,9 +175,8 @@ impl TapWriter {
     pub fn begin(&mut self, bytes_max: usize) -> Option<&mut [u8]> {
         self.begun = None;
         let bytes = (bytes_max.checked_next_multiple_of(ALIGN)?.max(ALIGN)) as u64;
-        let start = self.shape.start(self.head, self.stable, bytes)?;
+        let start = self.shape.start(self.head, self.released, bytes)?;
         self.begun = Some((start, bytes));
-        self.intact = self.intact.max((start + bytes).saturating_sub(self.shape.bytes));
         let first = self.word(start) * WORD;
         // SAFETY: no other process can write the ring: its file was sealed against that before anybody else had it. In this
         // one only this value has the mapping that can, and `&mut self` keeps other slices of it away.
@@ -214,8 +213,7 @@ impl TapWriter {
     }
 
     /// The first record that ends behind `position`, which is 0 or the end of one, and its end; `None` if nothing was committed
-    /// since. A record can be read until the memory is begun to be used again, which is never before it is stable; `None`
-    /// from then on.
+    /// since, or for what was released.
     #[inline]
     #[must_use]
     pub fn record(&self, position: u64) -> Option<(&[u8], u64)> {
@@ -224,6 +222,12 @@ impl TapWriter {
         // SAFETY: nobody else writes the ring (see `begin`); this value only does so by `&mut self`.
         let record = unsafe { self.ring.bytes_of(first..first + to_usize(bytes)) };
         Some((record, start + bytes))
+    }
+
+    /// The worker looks no more at records that end at or before this position: their memory is free. What is not stable stays.
+    #[inline]
+    pub fn release(&mut self, position: u64) {
+        self.released = self.released.max(position.min(self.stable));
     }
 }
 
