@@ -316,7 +316,7 @@ fn limits(file: &NodeFile, worker: &WorkerPlan, boot: u16, clock: Clock, path: P
         buffers: file.buffers_per_worker(),
         receive_buffers: devices.receive_buffers(file),
         frame_bytes_max: devices.frame_bytes_max(file),
-        held_buffers: 0,
+        held_buffers: file.held_buffers(),
         fill_window_ns: file.limits.fill_window_ns.into(),
         boot,
         unix_offset_ns: clock.unix_offset_ns(),

@@ -20,8 +20,8 @@ impl Tap for NodeTap {
     #[inline]
     fn sample(&mut self, now_ns: u64) -> Log {
         let Some(writer) = &mut self.0 else { return NoTap.sample(now_ns) };
-        let Sample { written, stable, room, refuses, .. } = writer.sample(now_ns);
-        Log { written, stable, room, refuses }
+        let Sample { written, stable, room, scarce, refuses } = writer.sample(now_ns);
+        Log { written, stable, room, scarce, refuses }
     }
 
     #[inline]
@@ -37,6 +37,13 @@ impl Tap for NodeTap {
     #[inline]
     fn record(&self, position: u64) -> Option<(&[u8], u64)> {
         self.0.as_ref()?.record(position)
+    }
+
+    #[inline]
+    fn release(&mut self, position: u64) {
+        if let Some(writer) = &mut self.0 {
+            writer.release(position);
+        }
     }
 }
 

@@ -229,6 +229,9 @@ pub(crate) fn start(port: PortSeat, seat: Seat, common: &Common) -> anyhow::Resu
     }
 }
 
+/// The engine's loop with all that a node gives it.
+type Loop<'a, Q> = Worker<'a, Q, NodeHost, NodeTap>;
+
 /// The whole life of a worker's thread.
 fn live(port: PortSeat, seat: Seat, common: &Common, say: &Say) -> End {
     match open(port, seat, common) {
@@ -248,9 +251,8 @@ fn open<'a>(
     mut port: PortSeat,
     seat: Seat,
     common: &Common,
-) -> anyhow::Result<(Opened, Worker<'a, <PortSeat as Port>::Queue, NodeHost>)> {
+) -> anyhow::Result<(Opened, Loop<'a, <PortSeat as Port>::Queue>)> {
     let Seat { plan, limits, mut pool, host, tap } = seat;
-    drop(tap); // nothing is recorded before the engine takes it
     let mut degraded = Vec::new();
     if let Some(cpu) = plan.cpu
         && let Err(error) = topology::pin(cpu)
@@ -264,11 +266,11 @@ fn open<'a>(
         degraded.push(format!("workers are not confined to their system calls: {error}"));
     }
     let opened = Opened { info: port.info(), degraded };
-    Ok((opened, Worker::new(limits, memory, pool, queue, host)))
+    Ok((opened, Worker::with_tap(limits, memory, pool, queue, host, tap)))
 }
 
 /// The loop, and what is left to do after it.
-fn run<Q: RxQueue + TxQueue>(mut worker: Worker<'_, Q, NodeHost>, common: &Common) -> End {
+fn run<Q: RxQueue + TxQueue>(mut worker: Loop<'_, Q>, common: &Common) -> End {
     let rest = Rest::new(&common.workers);
     alloc_seal::seal(if common.workers.strict_heap { Seal::Strict } else { Seal::Counted });
     let gauges = worker.host().gauges.clone();
@@ -296,7 +298,7 @@ fn run<Q: RxQueue + TxQueue>(mut worker: Worker<'_, Q, NodeHost>, common: &Commo
     }
 }
 
-fn turn_until_stopped<Q: RxQueue + TxQueue>(worker: &mut Worker<'_, Q, NodeHost>, common: &Common, rest: Rest) {
+fn turn_until_stopped<Q: RxQueue + TxQueue>(worker: &mut Loop<'_, Q>, common: &Common, rest: Rest) {
     let mut busy_at = common.clock.tick_ns();
     let mut told = false;
     while !common.stop.load(Ordering::Relaxed) {
@@ -328,13 +330,13 @@ fn is_quiet(work: Work) -> bool {
     work.idle && work.received == 0 && work.sent == 0 && work.completed == 0
 }
 
-fn publish_whole<Q: RxQueue + TxQueue>(worker: &mut Worker<'_, Q, NodeHost>) {
+fn publish_whole<Q: RxQueue + TxQueue>(worker: &mut Loop<'_, Q>) {
     let stats = *worker.stats();
     worker.host().publish(&stats, true);
 }
 
 /// Lets what is open, queued or in flight leave, for a while.
-fn drain<Q: RxQueue + TxQueue>(worker: &mut Worker<'_, Q, NodeHost>, common: &Common) {
+fn drain<Q: RxQueue + TxQueue>(worker: &mut Loop<'_, Q>, common: &Common) {
     let end = Instant::now() + DRAIN;
     while Instant::now() < end {
         let work = worker.poll(common.clock.tick_ns());

@@ -2,7 +2,7 @@
 
 mod node;
 
-use node::{Folder, Node, PATIENCE, SHARDS, free_base, rules, ruleset, session, subscriber, wait_for};
+use node::{Folder, Node, PATIENCE, SHARDS, frame, free_base, rules, ruleset, session, subscriber, wait_for};
 use std::{fs, net::UdpSocket, process::Command, thread, time::Duration};
 use tachyon_policy::compile::{Quota, compile};
 use tachyon_segment::{
@@ -11,21 +11,9 @@ use tachyon_segment::{
     seal_image,
 };
 use tachyon_wire::{
-    Endpoint, Message,
-    build::{FrameFields, FrameWriter, Seal},
+    Endpoint,
     frame::{self, Lane},
 };
-
-/// A frame of one message on the first topic of a shard.
-#[expect(clippy::unwrap_used, reason = "in a test a failure is a panic, in its helpers too")]
-fn frame(session_id: u32, shard: u16, frame_id: u32) -> Vec<u8> {
-    let mut buffer = [0; 1472];
-    let fields = FrameFields { frame_id, session_id, shard, ..FrameFields::default() };
-    let mut writer = FrameWriter::new(&mut buffer, fields);
-    writer.push(&Message::inline(u32::from(SHARDS + shard), 7, 1, b"hello").unwrap()).unwrap();
-    let len = writer.finish(Seal::Crc);
-    buffer[..len].to_vec()
-}
 
 fn refused(result: Result<(), CallError>) -> String {
     match result {

@@ -22,7 +22,8 @@ use tachyon_segment::{
     seal_image,
 };
 use tachyon_wire::{
-    Endpoint,
+    Endpoint, Message,
+    build::{FrameFields, FrameWriter, Seal},
     command::{AddSubscriber, OpenSession},
     counters::Counters,
 };
@@ -141,6 +142,16 @@ impl Drop for Node {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A frame of one message on the first topic of a shard.
+pub(crate) fn frame(session_id: u32, shard: u16, frame_id: u32) -> Vec<u8> {
+    let mut buffer = [0; 1472];
+    let fields = FrameFields { frame_id, session_id, shard, ..FrameFields::default() };
+    let mut writer = FrameWriter::new(&mut buffer, fields);
+    writer.push(&Message::inline(u32::from(SHARDS + shard), 7, 1, b"hello").unwrap()).unwrap();
+    let len = writer.finish(Seal::Crc);
+    buffer[..len].to_vec()
 }
 
 /// Rules of one version: topic 4 (shard 0) goes to subscriber slot 3, principal 0 may publish on it, sender 7 has a quota.
