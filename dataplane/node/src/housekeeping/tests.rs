@@ -74,6 +74,7 @@ fn ports_are_ticked_told_whom_to_expect_and_set_by_control() {
         state: StateFolder::open(&folder.join("state")).unwrap(),
         desks: vec![desk()],
         leases: Leases::new(1),
+        taps: Taps::new(BOOT, None),
         ports,
         filters: Filters::none(),
         clock: Clock::start(),
