@@ -3,6 +3,7 @@
 mod dpdk;
 mod flame;
 mod instructions;
+mod log;
 mod micro;
 mod middle;
 mod overload;
@@ -41,6 +42,8 @@ pub(crate) enum Bench {
     Dpdk(Words),
     /// The pre-filter beside xdp-filter, what it costs, and XDP sockets beside io_uring, on veth pairs. Needs root.
     Xdp(Words),
+    /// What the truth log costs a worker, and what writing it takes beside plain writes.
+    Log(log::Args),
     /// A node that is offered twice and ten times what it can take: what becomes of all of it.
     Overload(overload::Args),
 }
@@ -65,6 +68,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         Bench::Relay(args) => relay::run(args),
         Bench::Dpdk(words) => dpdk::run(&words.words),
         Bench::Xdp(words) => xdp::run(&words.words),
+        Bench::Log(args) => log::run(args),
         Bench::Overload(args) => overload::run(args),
     }
 }

@@ -6,6 +6,7 @@
 
 mod bench;
 mod capture;
+mod crash;
 mod demo;
 mod install;
 mod lab;
@@ -42,6 +43,8 @@ enum Task {
     /// Runs a job in a virtual machine whose network cards are owned by DPDK.
     #[command(subcommand)]
     Lab(lab::Lab),
+    /// Cuts, damages and kills the truth log's writer, and replays a log; nothing acknowledged may be lost.
+    Crash(crash::Args),
     /// Checks the model of the truth log, and that its properties notice broken ones.
     Spec,
 }
@@ -54,6 +57,7 @@ fn main() -> Result<()> {
         Task::Bench(bench) => bench::run(&bench),
         Task::Capture(args) => capture::run(&args),
         Task::Lab(lab) => lab::run(&lab),
+        Task::Crash(args) => crash::run_all(&args),
         Task::Spec => spec::run(),
     }
 }
