@@ -9,7 +9,7 @@ use tachyon_driver_api::{Buffer, Pool, Received};
 use tachyon_wire::{
     Reason,
     command::Command,
-    tap::{self, FRAME_WHOLE, FramePart, Item, Part, Parts},
+    tap::{self, FRAME_WHOLE, FramePart, Item, Part, Parts, Setup},
 };
 
 const WORDS: usize = WINDOW as usize / 64;
@@ -142,6 +142,8 @@ pub(crate) struct Kept<'a> {
     /// Records up to these positions have been settled.
     pub(crate) written: u64,
     pub(crate) stable: u64,
+    /// The last turn that was settled as stable.
+    pub(crate) stable_turn: u64,
     /// What the log said last.
     pub(crate) log: Log,
     /// The last turn that was recorded, or should have been.
@@ -152,10 +154,12 @@ pub(crate) struct Kept<'a> {
     pub(crate) since_boot: bool,
     /// Shards that had a frame, a bit each.
     pub(crate) touched: u64,
+    /// What the worker was started with: the first thing that the log is told.
+    setup: Setup,
 }
 
 impl<'a> Kept<'a> {
-    pub(crate) fn new(held: &'a mut [Option<Held>], pending: &'a mut [Pending]) -> Self {
+    pub(crate) fn new(held: &'a mut [Option<Held>], pending: &'a mut [Pending], setup: Setup) -> Self {
         Self {
             held,
             first: 0,
@@ -164,12 +168,19 @@ impl<'a> Kept<'a> {
             pending,
             written: 0,
             stable: 0,
+            stable_turn: 0,
             log: Log::default(),
             turn: 0,
             shards: 0,
             since_boot: true,
             touched: 0,
+            setup,
         }
+    }
+
+    /// What the worker was started with, in the turn whose record says so: the first.
+    pub(crate) fn setup_of_turn(&self) -> Option<&Setup> {
+        (self.turn == 1).then_some(&self.setup)
     }
 
     /// Decides whether a turn is recorded, and what the log takes of it.
@@ -182,15 +193,19 @@ impl<'a> Kept<'a> {
     ) -> Intake {
         let ought = !commands.is_empty() || (busy && self.shards != 0);
         let refuses = self.log.refuses;
-        if !tap.is_there() || !ought {
+        if !tap.is_there() {
+            return Intake { refuses: refuses.or(Intake::NONE.refuses), ..Intake::NONE };
+        }
+        // Also of turns that nobody records: a shard that is recorded later did not begin with its first record then.
+        self.touched = received.iter().fold(self.touched, |touched, item| touched | 1 << (item.shard % 64));
+        if !ought {
             return Intake { refuses: refuses.or(Intake::NONE.refuses), ..Intake::NONE };
         }
         self.turn += 1;
-        self.touched = received.iter().fold(self.touched, |touched, item| touched | 1 << (item.shard % 64));
         let items = received.iter().filter(|item| self.shards >> (item.shard % 64) & 1 != 0);
         let most = |(buffers, bytes), item: &Received| (buffers + 1, bytes + record::bytes_max(item));
         let (buffers, bytes) = items.fold((0, 0), most);
-        let bytes = bytes + tap::TURN_BYTES + commands.len() * record::COMMAND_BYTES_MAX;
+        let bytes = bytes + tap::TURN_BYTES + (1 + commands.len()) * record::COMMAND_BYTES_MAX;
         let recorded = self.room() >= buffers && self.log.room >= bytes && tap.begin(bytes).is_some();
         let scarce = self.log.scarce || self.room().saturating_sub(buffers) < self.held.len() / 4;
         Intake { ought, all: recorded && !scarce && refuses.is_none(), recorded, bytes, scarce, refuses }
@@ -271,8 +286,8 @@ impl<'a> Kept<'a> {
     }
 
     /// Goes on behind a record that is stable: its buffers are free.
-    pub(crate) fn passed_stable(&mut self, end: u64, pool: &mut Pool) {
-        self.stable = end;
+    pub(crate) fn passed_stable(&mut self, turn: u64, end: u64, pool: &mut Pool) {
+        (self.stable, self.stable_turn) = (end, turn);
         while self.count > 0 && self.held[self.first].as_ref().is_none_or(|held| held.end <= end) {
             if let Some(held) = self.held[self.first].take() {
                 pool.put(held.buffer);

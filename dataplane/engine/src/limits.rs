@@ -12,7 +12,7 @@ use crate::{
 use tachyon_driver_api::Transmit;
 use tachyon_kernels::Path;
 use tachyon_policy::{SenderState, TopicState};
-use tachyon_wire::counters::WorkerStats;
+use tachyon_wire::{counters::WorkerStats, tap::Setup};
 
 /// The limits of one worker. All of them are fixed at start-up.
 #[derive(Clone, Debug)]
@@ -64,6 +64,29 @@ impl Limits {
     #[must_use]
     pub fn owned_shards(&self) -> u64 {
         self.shards.iter().fold(0, |shards, shard| shards | 1 << (shard % 64))
+    }
+
+    /// The same as the truth log is told it, for buffers of this size.
+    pub(crate) fn setup(&self, buffer_bytes: u32) -> Setup {
+        Setup {
+            shards: self.owned_shards().into(),
+            unix_offset_ns: self.unix_offset_ns.into(),
+            fill_window_ns: self.fill_window_ns.into(),
+            sessions_max: self.sessions_max.into(),
+            topics_max: self.topics_max.into(),
+            senders_max: self.senders_max.into(),
+            subscribers_max: self.subscribers_max.into(),
+            targets_max: self.targets_max.into(),
+            buffers: self.buffers.into(),
+            receive_buffers: self.receive_buffers.into(),
+            buffer_bytes: buffer_bytes.into(),
+            frame_bytes_max: self.frame_bytes_max.into(),
+            held_buffers: self.held_buffers.into(),
+            boot: self.boot.into(),
+            workers: self.workers.into(),
+            shard_count: self.shard_count.into(),
+            reserved: 0.into(),
+        }
     }
 
     /// Topic slots that the shards of this worker can have.

@@ -94,9 +94,10 @@ impl<Q: RxQueue + TxQueue, H: Host, T: Tap> Worker<'_, Q, H, T> {
     /// Records a turn in which nothing was received, if it ought to be.
     pub(crate) fn record_quiet(&mut self, busy: bool, commands: &[Command]) -> (Intake, Filled) {
         let intake = self.kept.begin_turn(&mut self.tap, busy, &[], commands);
-        self.free_before = self.pool.free();
+        self.free_before = self.tap.free_buffers(self.pool.free());
+        let setup = self.kept.setup_of_turn();
         let record = if intake.recorded { self.tap.begin(intake.bytes) } else { None };
-        (intake, record.map_or(Filled::EMPTY, |bytes| Record::new(bytes, commands).finish()))
+        (intake, record.map_or(Filled::EMPTY, |bytes| Record::new(bytes, setup, commands).finish()))
     }
 
     /// Hands the turn's record over, if there is one.
@@ -133,7 +134,7 @@ impl<Q: RxQueue + TxQueue, H: Host, T: Tap> Worker<'_, Q, H, T> {
             items: filled.items.into(),
             egress_frames: self.egress.logged_frames.into(),
             egress_digest: self.egress.logged_digest.into(),
-            stable: kept.stable.into(),
+            stable: kept.stable_turn.into(),
         };
         if let Some(bytes) = self.tap.begin(intake.bytes)
             && let Some(header) = bytes.get_mut(..tap::TURN_BYTES)
@@ -193,7 +194,7 @@ impl<'a> Settling<'_, 'a, '_> {
     }
 
     fn stable(&mut self, kept: &mut Kept<'a>, record: &[u8], end: u64) {
-        let Some((_, parts)) = tap::read(record) else { return kept.passed_stable(end, self.pool) };
+        let Some((turn, parts)) = tap::read(record) else { return kept.passed_stable(kept.stable_turn, end, self.pool) };
         for whole in Wholes::new(parts) {
             if let Some(due) = self.settle(kept, &whole, whole.buffer, true) {
                 self.replies.note(self.ingress.window(due.window), due);
@@ -202,7 +203,7 @@ impl<'a> Settling<'_, 'a, '_> {
                 self.forward(kept, &whole);
             }
         }
-        kept.passed_stable(end, self.pool);
+        kept.passed_stable(turn.turn.get(), end, self.pool);
     }
 
     /// Clears what acks could not say before; returns the ack that is due, if the frame asked for one.

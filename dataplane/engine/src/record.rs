@@ -8,7 +8,7 @@ use tachyon_wire::{
     command::Command,
     tap::{
         self, ALIGN, CommandHeader, ENTRY_BYTES, ENTRY_DURABLE, ENTRY_LOGGED, ENTRY_REASONS, FRAME_REFUSED,
-        FRAME_STUBS, FRAME_WHOLE, FrameEntry, HEAD_BYTES, HELD, ITEM_BYTES, Item, STUB_BYTES, TURN_BYTES,
+        FRAME_STUBS, FRAME_WHOLE, FrameEntry, HEAD_BYTES, HELD, ITEM_BYTES, Item, STUB_BYTES, Setup, TURN_BYTES,
     },
 };
 use zerocopy::{IntoBytes, byteorder::little_endian::U16};
@@ -57,8 +57,11 @@ pub(crate) struct Record<'r> {
 }
 
 impl<'r> Record<'r> {
-    pub(crate) fn new(bytes: &'r mut [u8], commands: &[Command]) -> Self {
+    pub(crate) fn new(bytes: &'r mut [u8], setup: Option<&Setup>, commands: &[Command]) -> Self {
         let mut record = Self { bytes, filled: Filled::EMPTY, item: None, frames: 0 };
+        if let Some(setup) = setup {
+            record.part(tap::COMMAND_SETUP, setup.as_bytes());
+        }
         commands.iter().for_each(|command| record.command(command));
         record
     }
@@ -95,6 +98,12 @@ impl<'r> Record<'r> {
             }
             Command::Lease(lease) => (tap::COMMAND_LEASE, lease.as_bytes()),
         };
+        self.part(number, body);
+    }
+
+    /// A command, or what is told like one.
+    #[cold]
+    fn part(&mut self, number: u8, body: &[u8]) {
         let length = u32::try_from(body.len()).unwrap_or(0).into();
         self.put(CommandHeader { number, reserved: [0; 3], length }.as_bytes());
         self.put(body);

@@ -28,7 +28,6 @@ const TAGS: usize = tags::TOGETHER;
 /// A numbered frame that wants a tag: which queued buffer it is in, and where.
 struct Numbered {
     place: usize,
-    for_log: bool,
     range: Range<usize>,
     key: FrameKey,
 }
@@ -37,10 +36,15 @@ impl Egress<'_> {
     /// Seals the frames of the buffers that were queued since the last time.
     pub fn seal_queued(&mut self) {
         let mut numbered: ArrayVec<Numbered, TAGS> = ArrayVec::new();
-        for back in (0..core::mem::take(&mut self.unsealed)).rev() {
+        let count = core::mem::take(&mut self.unsealed);
+        for back in (0..count).rev() {
             self.seal_buffer(self.ready.place(back), &mut numbered);
         }
         self.write_tags(&mut numbered);
+        // In the queue's order, which is the same whenever frames are sealed; which are sealed together depends on the device.
+        for back in (0..count).rev() {
+            self.digest(self.ready.place(back));
+        }
     }
 
     /// Seals a buffer's frames, or leaves them among the numbered until there are enough. `None` where there is nothing to
@@ -51,13 +55,9 @@ impl Egress<'_> {
         let (subscriber_slot, stream_place) = (flight.subscriber as usize, flight.stream as usize);
         let subscriber = self.subscribers.get(subscriber_slot)?;
         let (length, stride) = (item.len as usize, item.stride.max(1) as usize);
-        let for_log = flight.for_log;
         if !subscriber.tagged {
             let bytes = item.buffer.bytes_mut().get_mut(..length)?;
             bytes.chunks_mut(stride).for_each(|frame| with_crc(self.path, frame));
-            if for_log {
-                self.digest(place, 0..length, stride);
-            }
             return Some(());
         }
         for start in (0..length).step_by(stride) {
@@ -66,7 +66,7 @@ impl Egress<'_> {
             let subscriber = self.subscribers.get(subscriber_slot)?;
             let stream = self.streams.get_mut(stream_place)?;
             let key = stream.key(header.epoch.get(), &subscriber.master, subscriber.session_id);
-            numbered.push(Numbered { place, for_log, range: start..end, key });
+            numbered.push(Numbered { place, range: start..end, key });
             if numbered.is_full() {
                 self.write_tags(numbered);
             }
@@ -77,23 +77,22 @@ impl Egress<'_> {
     /// Writes the tags of these frames, and forgets them.
     fn write_tags(&mut self, numbered: &mut ArrayVec<Numbered, TAGS>) {
         let tags = made_tags(self.path, &self.ready, numbered);
-        for (Numbered { place, for_log, range, .. }, tag) in numbered.drain(..).zip(&tags) {
-            if let Some(frame) =
-                self.ready.at_mut(place).and_then(|item| item.buffer.bytes_mut().get_mut(range.clone()))
-            {
+        for (Numbered { place, range, .. }, tag) in numbered.drain(..).zip(&tags) {
+            if let Some(frame) = self.ready.at_mut(place).and_then(|item| item.buffer.bytes_mut().get_mut(range)) {
                 write_tag(frame, tag);
-            }
-            if for_log {
-                let length = range.len();
-                self.digest(place, range, length);
             }
         }
     }
 
-    /// Adds sealed frames to what the truth log is told of them.
-    fn digest(&mut self, place: usize, range: Range<usize>, stride: usize) {
-        let Some(bytes) = self.ready.bytes(place, range) else { return };
-        for frame in bytes.chunks(stride.max(1)) {
+    /// Adds a buffer's sealed frames to what the truth log is told of them, if it is.
+    fn digest(&mut self, place: usize) {
+        let Some(item) = self.ready.at_mut(place) else { return };
+        if !self.in_flight.get(item.token as usize).is_some_and(|flight| flight.for_log) {
+            return;
+        }
+        let (length, stride) = (item.len as usize, item.stride.max(1) as usize);
+        let Some(bytes) = self.ready.bytes(place, 0..length) else { return };
+        for frame in bytes.chunks(stride) {
             let Ok((header, _)) = FrameHeader::ref_from_prefix(frame) else { continue };
             let tagged = header.flags.get() & AUTHENTICATED != 0;
             let half = u64::from_le_bytes(*header.tag.first_chunk().unwrap_or(&[0; 8]));

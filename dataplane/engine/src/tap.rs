@@ -24,6 +24,13 @@ pub trait Tap {
     /// Whether there is a log at all. Where there is none, nothing is recorded, and nothing of what follows is called.
     fn is_there(&self) -> bool;
 
+    /// How many buffers are free, counted now: what decides how much is shed. A replay, whose device keeps none, says how many
+    /// there were instead; every other tap leaves it at that.
+    #[inline(always)]
+    fn free_buffers(&self, counted: usize) -> usize {
+        counted
+    }
+
     /// Looks at what the log says.
     fn sample(&mut self, now_ns: u64) -> Log;
 

@@ -98,6 +98,7 @@ impl<'a, Q: RxQueue + TxQueue, H: Host, T: Tap> Worker<'a, Q, H, T> {
     pub fn with_tap(limits: Limits, memory: Memory<'a>, pool: Pool, queue: Q, host: H, tap: T) -> Self {
         let owned = limits.owned();
         let shards = Shards::new(limits.shard_count, limits.topics_max, limits.shards);
+        let setup = limits.setup(pool.buffer_bytes());
         let egress = Egress {
             subscribers: memory.subscribers,
             streams: memory.streams,
@@ -139,7 +140,7 @@ impl<'a, Q: RxQueue + TxQueue, H: Host, T: Tap> Worker<'a, Q, H, T> {
             egress,
             fans: Fans::new(memory.fans, memory.fan_of, limits.targets_max as usize),
             replies: Replies::new(memory.nacks),
-            kept: Kept::new(memory.held, memory.pending),
+            kept: Kept::new(memory.held, memory.pending, setup),
             free_before: 0,
             pressure: Pressure::default(),
             ruleset_version: 0,
@@ -201,7 +202,7 @@ impl<'a, Q: RxQueue + TxQueue, H: Host, T: Tap> Worker<'a, Q, H, T> {
             self.stats.counters.bytes_received += u64::from(item.len);
         }
         let sendable = self.pool.total().saturating_sub(self.limits.receive_buffers as usize);
-        self.free_before = self.pool.free();
+        self.free_before = self.tap.free_buffers(self.pool.free());
         let pressure = self.pressure.sample(self.free_before, sendable);
         let Self {
             limits,
@@ -228,6 +229,8 @@ impl<'a, Q: RxQueue + TxQueue, H: Host, T: Tap> Worker<'a, Q, H, T> {
         adopt_rules(ruleset.as_ref().ok(), ruleset_version, kept, limits, egress, now_ns, stats);
         let intake = kept.begin_turn(tap, true, received, commands);
         let record = if intake.recorded { tap.begin(intake.bytes) } else { None };
+        let setup = kept.setup_of_turn().copied();
+        let setup = setup.as_ref();
         let inputs = Inputs { tick_ns: now_ns, ruleset, pressure };
         let mut burst = Burst {
             now_ns,
@@ -245,7 +248,7 @@ impl<'a, Q: RxQueue + TxQueue, H: Host, T: Tap> Worker<'a, Q, H, T> {
             demands: &mut demands,
             quarantine: &mut quarantine,
             intake,
-            record: record.map(|bytes| Record::new(bytes, commands)),
+            record: record.map(|bytes| Record::new(bytes, setup, commands)),
             recorded: if intake.recorded { kept.shards } else { 0 },
             pending: kept.pending,
         };
@@ -261,10 +264,14 @@ impl<'a, Q: RxQueue + TxQueue, H: Host, T: Tap> Worker<'a, Q, H, T> {
 
     fn take_commands(&mut self, now_ns: u64) -> Commands {
         let mut commands = Commands::new();
+        // All are taken before one is followed, because a host may adopt rules while it is asked for them.
         while !commands.is_full()
             && let Some(command) = self.host.command()
         {
-            match command {
+            commands.push(command);
+        }
+        for command in &commands {
+            match *command {
                 Command::OpenSession(open) => {
                     self.ingress.anew(&open).for_each(|window| self.replies.forget(window));
                     self.ingress.open(&open);
@@ -281,11 +288,14 @@ impl<'a, Q: RxQueue + TxQueue, H: Host, T: Tap> Worker<'a, Q, H, T> {
                 }
                 Command::Lease(lease) => {
                     let ruleset = self.host.ruleset().map(tachyon_policy::Verified::ruleset);
+                    let (rules, version) = (ruleset.as_ref().ok(), &mut self.ruleset_version);
+                    // So that the turn's record says under which rules.
+                    let Self { kept, limits, egress, stats, .. } = self;
+                    adopt_rules(rules, version, kept, limits, egress, now_ns, stats);
                     let inputs = Inputs { tick_ns: now_ns, ruleset, pressure: 0 };
                     tachyon_policy::set_lease(&inputs, &mut self.tables, lease);
                 }
             }
-            commands.push(command);
         }
         commands
     }

@@ -71,8 +71,9 @@ pub struct Turn {
     pub egress_frames: U32,
     /// The digest of all of them: see [`digest`].
     pub egress_digest: U64,
-    /// Up to here, as a position in the ring, the log had everything on stable storage when the turn began: what was held
-    /// before it was forwarded in this turn.
+    /// Up to the turn of this number, itself included, what was held for the log was forwarded by the end of this turn, because
+    /// the log had it on stable storage; 0 = none. A number and no position in the ring, because only the ring's owner knows where
+    /// its memory ends.
     pub stable: U64,
 }
 
@@ -84,7 +85,7 @@ const _: () = assert!(size_of::<Turn>() == TURN_BYTES);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct CommandHeader {
-    /// 1 open session, 2 close session, 3 add subscriber, 4 remove subscriber, 5 lease.
+    /// 1 open session, 2 close session, 3 add subscriber, 4 remove subscriber, 5 lease, 6 setup.
     pub number: u8,
     /// Zero.
     pub reserved: [u8; 3],
@@ -102,6 +103,53 @@ pub const COMMAND_ADD_SUBSCRIBER: u8 = 3;
 pub const COMMAND_REMOVE_SUBSCRIBER: u8 = 4;
 /// [`CommandHeader::number`] of `Lease`.
 pub const COMMAND_LEASE: u8 = 5;
+
+/// [`CommandHeader::number`] of [`Setup`]: no command of control's, but what the worker was started with. It is the first part of
+/// turn 1, and in no other.
+pub const COMMAND_SETUP: u8 = 6;
+
+/// What a worker was started with, as far as it decides what becomes of messages and what egress frames look like. Whoever
+/// replays a log starts its worker with the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Setup {
+    /// The worker's shards, a bit each.
+    pub shards: U64,
+    /// What is added to a tick to get Unix nanoseconds.
+    pub unix_offset_ns: U64,
+    /// Longest wait for an egress frame to fill, ns.
+    pub fill_window_ns: U64,
+    /// Slots in the session table.
+    pub sessions_max: U32,
+    /// Topic slots.
+    pub topics_max: U32,
+    /// Sender slots.
+    pub senders_max: U32,
+    /// Subscriber slots.
+    pub subscribers_max: U32,
+    /// Entries of a ruleset's targets section.
+    pub targets_max: U32,
+    /// Buffers of the worker.
+    pub buffers: U32,
+    /// How many of them the driver holds to receive into.
+    pub receive_buffers: U32,
+    /// Bytes of a buffer.
+    pub buffer_bytes: U32,
+    /// Largest frame that is taken, bytes.
+    pub frame_bytes_max: U32,
+    /// How many buffers may wait for the log.
+    pub held_buffers: U32,
+    /// Number of this boot.
+    pub boot: U16,
+    /// Workers of the node.
+    pub workers: U16,
+    /// Shards of the fabric.
+    pub shard_count: U16,
+    /// Zero.
+    pub reserved: U16,
+}
+
+const _: () = assert!(size_of::<Setup>() == 72);
 
 /// One received buffer: frames of one peer, behind each other, all of `stride` bytes but perhaps the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
