@@ -194,7 +194,9 @@ impl<'a> Settling<'_, 'a, '_> {
     }
 
     fn stable(&mut self, kept: &mut Kept<'a>, record: &[u8], end: u64) {
-        let Some((turn, parts)) = tap::read(record) else { return kept.passed_stable(kept.stable_turn, end, self.pool) };
+        let Some((turn, parts)) = tap::read(record) else {
+            return kept.passed_stable(kept.stable_turn, end, self.pool);
+        };
         for whole in Wholes::new(parts) {
             if let Some(due) = self.settle(kept, &whole, whole.buffer, true) {
                 self.replies.note(self.ingress.window(due.window), due);

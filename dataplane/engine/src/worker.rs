@@ -250,6 +250,7 @@ impl<'a, Q: RxQueue + TxQueue, H: Host, T: Tap> Worker<'a, Q, H, T> {
             intake,
             record: record.map(|bytes| Record::new(bytes, setup, commands)),
             recorded: if intake.recorded { kept.shards } else { 0 },
+            logged: kept.shards,
             pending: kept.pending,
         };
         burst.stats.counters.pressure = pressure.into();
@@ -466,6 +467,8 @@ struct Burst<'b, 'a, 'r, Q> {
     /// What it is told, and of which shards, a bit each.
     record: Option<Record<'b>>,
     recorded: u64,
+    /// Shards with topics for the log, recorded in this turn or not.
+    logged: u64,
     pending: &'b mut [Pending],
 }
 
@@ -594,6 +597,9 @@ impl<'a, 'r, Q: TxQueue> Burst<'_, 'a, 'r, Q> {
     /// does not take a message.
     #[inline]
     fn meet_log(&mut self, found: &Found<'_>, waiting: &Waiting<'_>, verdicts: &mut [Verdict]) -> Option<u8> {
+        if self.logged >> (waiting.item.shard % 64) & 1 == 0 {
+            return None;
+        }
         let mut summary = Verdict::summary(verdicts);
         let mut nacked = None;
         if summary.is_for_log() && !self.intake.all {
