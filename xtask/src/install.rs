@@ -119,6 +119,11 @@ pub(crate) fn has_bpf() -> bool {
     is_there(&["pkg-config", "--exists", "libbpf"]) && is_there(&["clang", "--version"])
 }
 
+/// Whether there is a NATS server; Debian puts it where only root's shell looks.
+pub(crate) fn has_nats() -> bool {
+    is_there(&["nats-server", "--version"]) || is_there(&["/usr/sbin/nats-server", "--version"])
+}
+
 /// Whether a filter can be shown: root, who may attach one, and what makes interfaces for it.
 pub(crate) fn can_filter() -> bool {
     is_root() && has_bpf() && is_there(&["ip", "-V"]) && is_there(&["ethtool", "--version"])

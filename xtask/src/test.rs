@@ -33,6 +33,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         // Said here because a passing test's own words are not shown.
         println!("the dissector's tests: skipped, tshark is not installed (`apt-get install tshark`)");
     }
+    if !install::has_nats() {
+        println!("the exporter's tests: skipped, nats-server is not installed (`apt-get install nats-server`)");
+    }
     crate::run(&mut cargo(&[&["test", "--locked", "--workspace"], features().as_slice()].concat()))
 }
 
