@@ -5,7 +5,7 @@
 
 use async_nats::{
     HeaderMap,
-    jetstream::{self, Context, stream::Stream},
+    jetstream::{self, Context, ErrorCode, context::GetStreamErrorKind, stream::Stream},
 };
 use std::{
     env, fs,
@@ -111,7 +111,7 @@ impl Server {
             let client = async_nats::connect(address).await.expect("the server answers");
             let context = jetstream::new(client);
             // The server takes connections before JetStream has read its files.
-            while context.query_account().await.is_err() {
+            while !is_ready(&context).await {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             work(context).await
@@ -145,6 +145,14 @@ pub struct Stored {
 impl Stored {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|value| value.as_str())
+    }
+}
+
+/// Whether JetStream says that there is no such stream, instead of nothing.
+async fn is_ready(context: &Context) -> bool {
+    match context.get_stream("none").await.map_err(|error| error.kind()) {
+        Err(GetStreamErrorKind::JetStream(told)) => told.error_code() == ErrorCode::STREAM_NOT_FOUND,
+        _ => false,
     }
 }
 
