@@ -340,7 +340,7 @@ impl<A: Accepts> Exporter<A> {
             self.shards.range(self.turn..).chain(self.shards.range(..self.turn)).map(|(number, _)| *number).collect();
         for number in turns {
             let shard = self.shards.get_mut(&number)?;
-            match shard.next() {
+            match shard.take_next() {
                 Ok(Some(ready)) => {
                     self.turn = if shard.has_more() { number } else { number.wrapping_add(1) };
                     return Some((number, ready));

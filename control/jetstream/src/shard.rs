@@ -122,7 +122,7 @@ impl<A: Accepts> Shard<A> {
     /// # Errors
     ///
     /// When the log cannot be followed any further. What was before that was given out.
-    pub fn next(&mut self) -> Result<Option<Ready>, Trouble> {
+    pub fn take_next(&mut self) -> Result<Option<Ready>, Trouble> {
         for _ in 0..COMMITS_A_TURN {
             if !self.queue.is_empty() || !self.read()? {
                 break;

@@ -47,7 +47,7 @@ impl Scene {
     /// Waits until the stream has this many messages.
     fn wait_for(&self, messages: usize) {
         for _ in 0..6_000 {
-            if self.server.with(|context| count(context)) == messages as u64 {
+            if self.server.with(count) == messages as u64 {
                 return;
             }
             thread::sleep(Duration::from_millis(10));

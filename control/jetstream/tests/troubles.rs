@@ -36,7 +36,7 @@ impl Scene {
     /// Runs an exporter, which has to fail; returns what it said.
     fn fails(&self, words: &[&str]) -> String {
         let output = export(&self.file, words);
-        let said = String::from_utf8(output.stderr).unwrap();
+        let said = String::from_utf8(output.stderr).expect("text");
         assert_eq!(output.status.code(), Some(1), "{said}");
         said
     }
@@ -112,13 +112,15 @@ fn a_damaged_log_is_exported_up_to_the_damage() {
     let path = shard_folder(&scene.log(), 0).join(tachyon_log::format::segment_name(0));
     let whole = fs::read(&path).unwrap();
     let (at, header) = commits(&whole)[6];
-    // A bit of a record, the header of the commit, and all of it as if it had never been written.
-    let damages: [&dyn Fn(&mut Vec<u8>); 3] = [&|bytes| bytes[at + 300] ^= 4, &|bytes| bytes[at + 9] ^= 1, &|bytes| {
-        bytes[at..at + header.bytes as usize].fill(0)
-    }];
-    for damage in damages {
+    // A bit of a record, one of the commit's header, and all of it as if it had never been written.
+    let end = at + header.bytes as usize;
+    for damage in 0..3 {
         let mut bytes = whole.clone();
-        damage(&mut bytes);
+        match damage {
+            0 => bytes[at + 300] ^= 4,
+            1 => bytes[at + 9] ^= 1,
+            _ => bytes[at..end].fill(0),
+        }
         fs::write(&path, bytes).unwrap();
         let said = scene.fails(&[]);
         assert!(

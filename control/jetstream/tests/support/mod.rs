@@ -99,13 +99,16 @@ impl Server {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        panic!("nats-server takes no connections: {}", fs::read_to_string(self.store.with_extension("log")).unwrap());
+        panic!(
+            "nats-server takes no connections: {}",
+            fs::read_to_string(self.store.with_extension("log")).expect("its log")
+        );
     }
 
     /// Runs something that talks to it.
     pub fn with<T, F: Future<Output = T>>(&self, work: impl FnOnce(Context) -> F) -> T {
         self.wait();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let address = format!("127.0.0.1:{}", self.port);
         runtime.block_on(async {
             let client = async_nats::connect(address).await.expect("the server answers");
@@ -157,7 +160,7 @@ async fn is_ready(context: &Context) -> bool {
 }
 
 async fn read_all(stream: &Stream) -> Vec<Stored> {
-    let state = stream.get_info().await.unwrap().state;
+    let state = stream.get_info().await.expect("the server answers").state;
     let mut all = Vec::new();
     if state.messages == 0 {
         return all;
@@ -208,7 +211,7 @@ pub fn signer() -> Signer {
 
 impl Writer {
     pub fn new(log: &Path, shard: u16, seed: u64) -> Self {
-        Self::with_log_id(log, shard, seed, [u8::try_from(shard + 1).unwrap(); 16])
+        Self::with_log_id(log, shard, seed, [u8::try_from(shard + 1).expect("few shards"); 16])
     }
 
     pub fn with_log_id(log: &Path, shard: u16, seed: u64, log_id: [u8; 16]) -> Self {
@@ -254,15 +257,15 @@ impl Writer {
         let mut writer = FrameWriter::new(&mut bytes, fields);
         let (mut of_messages, count) = (Vec::new(), 1 + self.random.below(8));
         for _ in 0..count {
-            let topic = 1 + u32::try_from(self.random.below(5)).unwrap();
-            let sender = 1 + u32::try_from(self.random.below(100)).unwrap();
-            let length = usize::try_from(1 + self.random.below(40)).unwrap();
+            let topic = 1 + u32::try_from(self.random.below(5)).expect("small");
+            let sender = 1 + u32::try_from(self.random.below(100)).expect("small");
+            let length = usize::try_from(1 + self.random.below(40)).expect("small");
             let payload: Vec<u8> = (0..length).map(|_| self.random.next().to_le_bytes()[0]).collect();
             if self.random.one_in(4) {
                 writer.push_with_payload(topic, sender, 2, 0, &payload).expect("room");
                 of_messages.push((topic, sender, payload));
             } else {
-                writer.push(&Message::inline(topic, sender, 2, &payload).unwrap()).expect("room");
+                writer.push(&Message::inline(topic, sender, 2, &payload).expect("a short payload")).expect("room");
                 of_messages.push((topic, sender, Vec::new()));
             }
         }
@@ -356,7 +359,7 @@ pub fn export(settings: &Path, words: &[&str]) -> Output {
 /// The same, which has to go well; returns what it said.
 pub fn export_well(settings: &Path, words: &[&str]) -> String {
     let output = export(settings, words);
-    let said = String::from_utf8(output.stderr).unwrap();
+    let said = String::from_utf8(output.stderr).expect("text");
     assert!(output.status.success(), "{said}");
     said
 }
@@ -382,7 +385,7 @@ impl Running {
             assert!(self.said.read(&mut byte).expect("a pipe") == 1, "it ended: {}", String::from_utf8_lossy(&said));
             said.push(byte[0]);
         }
-        String::from_utf8(said).unwrap()
+        String::from_utf8(said).expect("text")
     }
 
     /// Sends SIGTERM; it has to end well. Returns the rest of what it said.
