@@ -98,9 +98,7 @@ impl Cursor {
     ///
     /// When the folder cannot be read.
     pub fn new<F: Files>(files: &mut F, sequence: u64) -> Result<Self, Error> {
-        let names = files.names().map_err(Error::storage("list the log's folder"))?;
-        let mut segments: Vec<u64> = names.iter().filter_map(|name| segment_of(name)).collect();
-        segments.sort_unstable();
+        let segments = list(files)?;
         let next_segment = segments.iter().rposition(|first| *first <= sequence).unwrap_or(0);
         Ok(Self {
             segments,
@@ -126,6 +124,34 @@ impl Cursor {
     #[must_use]
     pub fn segments(&self) -> &[u64] {
         &self.segments
+    }
+
+    /// Goes on where the log ended, if there is more by now: for following a writer. What is half written is not looked at
+    /// before it is whole; where damage ended the reading, it stays ended.
+    ///
+    /// # Errors
+    ///
+    /// When the files cannot be read.
+    pub fn again<F: Files>(&mut self, files: &mut F) -> Result<bool, Error> {
+        if !self.done {
+            return Ok(true);
+        }
+        let more = match self.open {
+            Some(_) => self.fetch(files)?.is_ok_and(|header| self.follows(&header)),
+            None => {
+                self.look_again(files)?;
+                self.next_segment < self.segments.len()
+            }
+        };
+        self.done = !more;
+        Ok(more)
+    }
+
+    /// Learns of segments that were made since the folder was listed.
+    fn look_again<F: Files>(&mut self, files: &mut F) -> Result<(), Error> {
+        let known = self.segments.last().copied();
+        self.segments.extend(list(files)?.into_iter().filter(|first| known.is_none_or(|known| *first > known)));
+        Ok(())
     }
 
     /// What comes next; nothing at the end of the log.
@@ -208,26 +234,39 @@ impl Cursor {
         (!follows).then_some(Fault::SegmentForeign)
     }
 
-    fn next_commit<F: Files>(&mut self, files: &mut F) -> Result<Option<Item<'_>>, Error> {
-        let (Some(open), Some(expected)) = (&self.open, self.expected) else { return Ok(None) };
+    /// Reads what lies where the next commit should be, as much of it as it claims to be, and checks it in itself.
+    fn fetch<F: Files>(&mut self, files: &mut F) -> Result<Result<CommitHeader, Part>, Error> {
+        let Some(open) = &self.open else { return Ok(Err(Part::Missing)) };
         let (file, offset, room) = (open.file, open.offset, open.bytes.saturating_sub(open.offset));
-        let (name, log_id, shard) = (segment_name(open.header.first_sequence), open.header.log_id, open.header.shard);
+        let name = segment_name(open.header.first_sequence);
         if room < BLOCK as u64 {
-            return self.no_commit(files, Tail::Empty);
+            self.buffer.clear();
+            return Ok(Err(Part::Missing));
         }
         self.read(files, file, offset, BLOCK, &name)?;
         let claimed = CommitHeader::parse(&self.buffer).filter(|header| u64::from(header.bytes) <= room);
         if let Some(header) = claimed {
             self.read(files, file, offset, header.bytes as usize, &name)?;
         }
-        let verdict = verify_commit(&self.buffer);
-        let ours = claimed.is_some_and(|header| {
-            let same = header.log_id == log_id && header.shard == shard && header.number == expected.number;
-            same && header.first_sequence == expected.sequence
-                && expected.previous.is_none_or(|hash| hash == header.previous)
-        });
+        Ok(verify_commit(&self.buffer))
+    }
+
+    /// Whether this is the commit that has to come next.
+    fn follows(&self, header: &CommitHeader) -> bool {
+        let (Some(open), Some(expected)) = (&self.open, self.expected) else { return false };
+        let same = header.log_id == open.header.log_id
+            && header.shard == open.header.shard
+            && header.number == expected.number
+            && header.first_sequence == expected.sequence;
+        same && expected.previous.is_none_or(|hash| hash == header.previous)
+    }
+
+    fn next_commit<F: Files>(&mut self, files: &mut F) -> Result<Option<Item<'_>>, Error> {
+        let verdict = self.fetch(files)?;
+        let (Some(open), Some(expected)) = (&self.open, self.expected) else { return Ok(None) };
+        let (offset, name, log_id) = (open.offset, segment_name(open.header.first_sequence), open.header.log_id);
         match verdict {
-            Ok(header) if ours => {
+            Ok(header) if self.follows(&header) => {
                 self.step(&header);
                 Ok(Some(Item::Commit(Commit { header, bytes: &self.buffer, offset })))
             }
@@ -242,10 +281,7 @@ impl Cursor {
                 let fault = Fault::Chain { number: expected.number };
                 Ok(Some(Item::Damage(Damage { file: name, offset, fault })))
             }
-            Err(_) => {
-                let tail = classify(&self.buffer);
-                self.no_commit(files, tail)
-            }
+            Err(part) => self.no_commit(files, part),
         }
     }
 
@@ -263,15 +299,20 @@ impl Cursor {
     }
 
     /// Where the next commit should be there is none that holds: the end of the log, a torn write, or damage.
-    fn no_commit<F: Files>(&mut self, files: &mut F, tail: Tail) -> Result<Option<Item<'_>>, Error> {
+    fn no_commit<F: Files>(&mut self, files: &mut F, part: Part) -> Result<Option<Item<'_>>, Error> {
         let (Some(open), Some(expected)) = (&self.open, self.expected) else { return Ok(None) };
         let (name, offset) = (segment_name(open.header.first_sequence), open.offset);
-        let part = verify_commit(&self.buffer).err().unwrap_or(Part::Missing);
+        let tail = classify(&self.buffer);
         let part = if tail == Tail::Empty { Part::Missing } else { part };
         let claimed = CommitHeader::parse(&self.buffer).filter(|_| tail != Tail::Empty);
         let (proof, dirty) = self.look_ahead(files, expected.number)?;
         let later = self.next_segment < self.segments.len();
         if proof || tail == Tail::Damaged {
+            // A writer beside us may have ended it, and written more, while we looked ahead.
+            if let Some(header) = self.fetch(files)?.ok().filter(|header| self.follows(header)) {
+                self.step(&header);
+                return Ok(Some(Item::Commit(Commit { header, bytes: &self.buffer, offset })));
+            }
             // A header with a right crc still says where the next commit is and what it follows from.
             match claimed.filter(|header| header.number == expected.number) {
                 Some(header) => self.step(&header),
@@ -398,6 +439,9 @@ impl Cursor {
             return Ok(Some(Item::Damage(Damage { file: name, offset, fault: Fault::Leftover })));
         }
         if self.next_segment == self.segments.len() {
+            self.look_again(files)?;
+        }
+        if self.next_segment == self.segments.len() {
             self.done = true;
             let fault = Fault::SegmentMissing { sequence: expected.sequence };
             return Ok(Some(Item::Damage(Damage { file: name, offset, fault })));
@@ -428,6 +472,14 @@ impl Cursor {
         let later = self.segments.split_off(self.next_segment);
         Some(End { header: open.header, offset: open.offset, expected: self.expected?, torn: self.torn, later })
     }
+}
+
+/// The first sequences of the segments in a folder, rising.
+fn list<F: Files>(files: &mut F) -> Result<Vec<u64>, Error> {
+    let names = files.names().map_err(Error::storage("list the log's folder"))?;
+    let mut segments: Vec<u64> = names.iter().filter_map(|name| segment_of(name)).collect();
+    segments.sort_unstable();
+    Ok(segments)
 }
 
 /// Most bytes of a record's body in commits of this size.

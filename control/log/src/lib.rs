@@ -3,7 +3,8 @@
 //! Records are appended in groups, each group is one commit that carries the hash of the one before, and all records are
 //! the leaves of a Merkle tree whose signed roots other people's tools can check. `FORMAT.md` describes every byte.
 //! An [`Appender`] writes one shard's log to a [`Storage`]: [`Disk`] is the real one, [`fault::FaultDisk`] one in
-//! memory that loses, tears and damages what it is told to. [`Cursor`] reads, [`verify`](verify::verify) judges.
+//! memory that loses, tears and damages what it is told to. [`Cursor`] reads, [`Reader`] hands its records out one by one,
+//! [`verify`](verify::verify) judges, and [`proof`] has what others can check without the log.
 //!
 //! It deliberately has no thread and no clock (it is polled, and told the tick), knows no engine (decisions are bytes), and
 //! restores nothing: what is damaged is named, never mended or passed over.
@@ -16,6 +17,8 @@ pub mod disk;
 pub mod fault;
 pub mod format;
 pub mod note;
+pub mod proof;
+pub mod reader;
 pub mod record;
 mod recovery;
 pub mod retention;
@@ -29,5 +32,6 @@ pub use cursor::Cursor;
 pub use damage::{Damage, Error, Fault};
 pub use disk::{Disk, ReadOnly};
 pub use note::{Checkpoint, Signer, Verifier};
+pub use reader::{Found, Owned, Reader};
 pub use record::Record;
 pub use storage::{Files, Storage};

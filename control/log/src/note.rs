@@ -23,6 +23,20 @@ pub struct Checkpoint {
     pub root: Hash,
 }
 
+impl Checkpoint {
+    /// What a note says, whoever signed it. For whoever has no key, or looks for the right one by the origin.
+    #[must_use]
+    pub fn unchecked(note: &str) -> Option<Self> {
+        let (text, signatures) = note.split_once("\n\n")?;
+        let mut lines = text.lines();
+        let (origin, size, root) = (lines.next()?, lines.next()?, lines.next()?);
+        let number: u64 = size.parse().ok()?;
+        let root = BASE64.decode(root).ok()?.try_into().ok()?;
+        let canonical = number.to_string() == size && signatures.ends_with('\n');
+        canonical.then(|| Self { origin: origin.to_owned(), size: number, root })
+    }
+}
+
 /// The key that a log signs its checkpoints and tombstones with.
 pub struct Signer {
     name: String,
@@ -72,6 +86,12 @@ pub struct Verifier {
 }
 
 impl Verifier {
+    /// The key's name, which is the origin of its checkpoints.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Reads the text form, `name+id+key`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
@@ -99,12 +119,7 @@ impl Verifier {
             let Some((id, signature)) = bytes.split_first_chunk::<4>() else { return false };
             *id == self.id() && signature.try_into().is_ok_and(|signature| self.signed(text.as_bytes(), &signature))
         });
-        let mut lines = text.lines();
-        let (origin, size, root) = (lines.next()?, lines.next()?, lines.next()?);
-        let number: u64 = size.parse().ok()?;
-        let root = BASE64.decode(root).ok()?.try_into().ok()?;
-        let canonical = number.to_string() == size && origin == self.name && signatures.ends_with('\n');
-        (signed && canonical).then(|| Checkpoint { origin: origin.to_owned(), size: number, root })
+        Checkpoint::unchecked(note).filter(|checkpoint| signed && checkpoint.origin == self.name)
     }
 
     pub(crate) fn tombstone(&self, log_id: &[u8; 16], content: &[u8], signature: &[u8; 64]) -> bool {

@@ -166,6 +166,21 @@ impl Command {
         self.number
     }
 
+    /// The command as the data plane was told it, with names in the place of keys.
+    #[must_use]
+    pub fn wire(&self) -> Option<tachyon_wire::command::Command> {
+        use tachyon_wire::command::Command as Wire;
+        let number = || self.bytes.as_slice().try_into().ok().map(u32::from_le_bytes);
+        match self.number {
+            1 => OpenSession::read_from_bytes(&self.bytes).ok().map(Wire::OpenSession),
+            2 => number().map(Wire::CloseSession),
+            3 => AddSubscriber::read_from_bytes(&self.bytes).ok().map(Wire::AddSubscriber),
+            4 => number().map(Wire::RemoveSubscriber),
+            5 => tachyon_wire::command::Lease::read_from_bytes(&self.bytes).ok().map(Wire::Lease),
+            _ => None,
+        }
+    }
+
     /// The command's bytes, with names in the place of keys.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {

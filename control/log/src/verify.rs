@@ -23,6 +23,10 @@ pub struct Report {
     pub first_sequence: u64,
     /// The sequence behind the last record that holds.
     pub next_sequence: u64,
+    /// Below this sequence nothing is wrong with what is there: where the first grave finding lies, else `next_sequence`.
+    pub sound_sequence: u64,
+    /// The log's random number and its shard, as the first segment that holds says them.
+    pub identity: Option<([u8; 16], u16)>,
     /// Root of the tree of all records, if nothing is damaged in between.
     pub root: Option<Hash>,
     /// Checkpoints in the log whose signature and root are right; they are looked at only with a key.
@@ -53,6 +57,10 @@ pub struct Verification {
     segment: u64,
     first: Option<SegmentHeader>,
     buried: bool,
+    /// The largest checkpoint from outside that was found to agree, and the least sequence that a grave finding concerns.
+    agreed: u64,
+    sound: u64,
+    bytes: u64,
     report: Report,
 }
 
@@ -75,6 +83,9 @@ impl Verification {
             segment: 0,
             first: None,
             buried: false,
+            agreed: 0,
+            sound: u64::MAX,
+            bytes: 0,
             report: Report::default(),
         })
     }
@@ -86,16 +97,25 @@ impl Verification {
         self
     }
 
+    /// Bytes of the commits judged so far.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Judges at least the next `bytes` bytes. Returns the report at the end of the log, or of the limit.
     ///
     /// # Errors
     ///
     /// When the files cannot be read. What is wrong in them is in the report.
     pub fn step<F: Files>(&mut self, files: &mut F, bytes: u64) -> Result<Option<Report>, Error> {
-        let mut seen = 0;
-        while seen < bytes {
+        let end = self.bytes.saturating_add(bytes);
+        while self.bytes < end {
+            let (known, before) = (self.report.findings.len(), self.report.next_sequence);
             let Some(item) = self.cursor.next(files)? else {
                 self.settle(files)?;
+                self.bound(known, before);
+                self.report.sound_sequence = self.sound.min(self.report.next_sequence);
                 return Ok(Some(core::mem::take(&mut self.report)));
             };
             match item {
@@ -104,7 +124,7 @@ impl Verification {
                     self.segment(header);
                 }
                 Item::Commit(commit) => {
-                    seen += commit.bytes.len() as u64;
+                    self.bytes += commit.bytes.len() as u64;
                     let file = segment_name(self.segment);
                     let (records, offset) = (u64::from(commit.header.records), commit.offset);
                     self.report.commits += 1;
@@ -117,6 +137,7 @@ impl Verification {
                         log_id: &self.log_id,
                         first: self.first.as_ref(),
                         buried: &mut self.buried,
+                        agreed: &mut self.agreed,
                         report: &mut self.report,
                     };
                     judge.commit(&commit, |fault| Damage { file: file.clone(), offset, fault });
@@ -129,8 +150,25 @@ impl Verification {
                     self.report.findings.push(damage);
                 }
             }
+            self.bound(known, before);
         }
         Ok(None)
+    }
+
+    /// Lowers the end of the sound records to the first that the findings from `known` on concern. `before` is the sequence
+    /// that was reached before them.
+    fn bound(&mut self, known: usize, before: u64) {
+        let grave = self.report.findings.iter().skip(known).filter(|damage| damage.fault.is_grave());
+        let least = grave.map(|damage| match damage.fault {
+            Fault::Commit { sequence, .. } | Fault::SegmentMissing { sequence } => sequence,
+            Fault::Body { sequence } | Fault::Checkpoint { sequence } | Fault::Tombstone { sequence } => sequence,
+            Fault::NoTombstone { sequence } => sequence,
+            Fault::Forked { .. } => self.agreed,
+            // They concern what is not there any more; what is there holds.
+            Fault::RolledBack { .. } | Fault::Unprovable { .. } => u64::MAX,
+            _ => before,
+        });
+        self.sound = least.fold(self.sound, u64::min);
     }
 
     fn segment(&mut self, header: SegmentHeader) {
@@ -145,6 +183,7 @@ impl Verification {
         if self.first.is_none() {
             self.report.first_sequence = header.first_sequence;
             self.report.next_sequence = header.first_sequence;
+            self.report.identity = Some((header.log_id, header.shard));
             self.buried = header.first_sequence == 0;
             self.first = Some(header);
         }
@@ -189,6 +228,7 @@ struct Judge<'a> {
     log_id: &'a [u8; 16],
     first: Option<&'a SegmentHeader>,
     buried: &'a mut bool,
+    agreed: &'a mut u64,
     report: &'a mut Report,
 }
 
@@ -205,10 +245,13 @@ impl Judge<'_> {
             self.report.findings.extend(fault.map(&damage));
             if let Some(edge) = &mut self.edge {
                 edge.push(tree::leaf(raw.leaf));
-                let forked =
-                    self.outside.iter().any(|outside| outside.size == edge.size() && outside.root != edge.root());
-                let fault = forked.then_some(Fault::Forked { size: edge.size() });
-                self.report.findings.extend(fault.map(&damage));
+                let mut known = self.outside.iter().filter(|outside| outside.size == edge.size()).peekable();
+                if known.peek().is_some() {
+                    let forked = known.any(|outside| outside.root != edge.root());
+                    *self.agreed = if forked { *self.agreed } else { edge.size() };
+                    let fault = forked.then_some(Fault::Forked { size: edge.size() });
+                    self.report.findings.extend(fault.map(&damage));
+                }
             }
         }
     }
