@@ -1,5 +1,6 @@
 //! What may be written behind `tachyon`.
 
+use crate::log::arguments::LogCommand;
 use clap::{
     Args, Parser, Subcommand,
     builder::{PossibleValue, PossibleValuesParser},
@@ -11,7 +12,7 @@ use tachyon_wire::reason::Reason;
 const AFTER_HELP: &str = "\
 Exit codes:
   0  done
-  1  refused: by the node, or by the check of a rules file
+  1  refused: by the node, or by the check of a rules file; of `tachyon log`: damage was found, or a proof does not hold
   2  usage: an argument is wrong, or a file that it names cannot be read
   3  unreachable: tachyon-control does not answer, or tachyond is not connected to it
 `tachyon doctor` says more with them, see its help.
@@ -25,6 +26,7 @@ Examples:
   tachyon top --once --json
   tachyon explain E_GOV_THROTTLED
   tachyon prefilter deny add 203.0.113.0/24
+  tachyon log verify
   tachyon doctor --config node.toml";
 
 const AFTER_DOCTOR: &str = "\
@@ -81,6 +83,9 @@ pub(crate) enum Command {
     /// What is dropped at the device, before the node: how each filter is, and the sources that are denied.
     #[command(subcommand)]
     Prefilter(PrefilterCommand),
+    /// The truth log: judges it, shows it, proves what is in it. Reads its folder; needs no node and changes nothing.
+    #[command(subcommand)]
+    Log(LogCommand),
     /// What a reason means and what to do; without CODE, every reason. Needs no node.
     Explain {
         /// Name or number of a reason: E_GOV_THROTTLED, GOV_THROTTLED or 31.

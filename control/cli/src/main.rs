@@ -3,7 +3,7 @@
 //! It shows what the node counts, hands rules files over and explains reasons, for a person or, with `--json`, for a
 //! program. It deliberately keeps no state, reads no counters of its own and decides nothing: rules are judged by
 //! `tachyon-control` (by the same check from `tachyon-config` where none runs), and counts come from there. Only `doctor`
-//! looks at the machine itself.
+//! looks at the machine itself, and only `log` reads files of the node: the truth log, by the library that wrote it.
 #![forbid(unsafe_code)]
 
 mod arguments;
@@ -14,6 +14,7 @@ mod explain;
 mod failure;
 mod json;
 mod lanes;
+mod log;
 mod manual;
 mod output;
 mod ports;
@@ -69,6 +70,7 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             explain::run(code.as_deref(), *form);
             Ok(())
         }
+        Command::Log(command) => return log::run(command),
         // It ends with codes of its own.
         Command::Doctor(options) => return Ok(doctor::run(options)),
         Command::Completions { shell } => {

@@ -530,8 +530,12 @@ fn help_documents_the_exit_codes_and_the_man_pages_and_completions_exist() {
     ended(without_control(&["man", "--to", path]), OK);
     assert!(folder.path().join("tachyon-rules-apply.1").exists());
     assert!(folder.path().join("tachyon-prefilter-deny-add.1").exists());
+    for command in ["verify", "show", "tail", "prove", "check-proof", "checkpoint", "export"] {
+        assert!(folder.path().join(format!("tachyon-log-{command}.1")).exists(), "{command}");
+    }
     for shell in ["bash", "zsh", "fish"] {
-        assert!(stdout(&ended(without_control(&["completions", shell]), OK)).contains("interval"), "{shell}");
+        let completions = stdout(&ended(without_control(&["completions", shell]), OK));
+        assert!(completions.contains("interval") && completions.contains("check-proof"), "{shell}");
     }
 }
 
