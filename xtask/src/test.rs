@@ -36,6 +36,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if !install::has_nats() {
         println!("the exporter's tests: skipped, nats-server is not installed (`apt-get install nats-server`)");
     }
+    if !install::is_there(&["python3", "-c", "import pyarrow"]) {
+        println!(
+            "exported tables: read by our own crate alone, pyarrow is not installed (python3 -m pip install pyarrow)"
+        );
+    }
     crate::run(&mut cargo(&[&["test", "--locked", "--workspace"], features().as_slice()].concat()))
 }
 

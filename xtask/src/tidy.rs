@@ -33,7 +33,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("tachyon-jetstream", &["wire", "config", "log"]),
     ("tachyon-proto", &[]),
     ("tachyon-daemon", &["wire", "policy", "segment", "config", "proto"]),
-    ("tachyon-cli", &["wire", "config", "proto"]),
+    ("tachyon-cli", &["wire", "config", "log", "proto"]),
     (
         "tachyon-node",
         &[
