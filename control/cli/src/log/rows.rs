@@ -1,5 +1,5 @@
-//! A table of recorded messages: a Parquet file, written column by column, because the crate's own Arrow interface would bring
-//! dozens of crates more for the same file.
+//! A table of recorded messages: a Parquet file, written column by column. The crate's Arrow interface would bring a second format
+//! and its crates, for the same file.
 
 use super::{arguments::Filter, describe};
 use parquet::{
