@@ -147,6 +147,7 @@ fn a_flipped_bit_is_named_and_the_records_before_it_are_sound() {
         let finding = &shard["findings"][0];
         let first = segment_of(&name.to_string_lossy()).expect("a segment");
         assert_eq!(finding["file"], name.to_string_lossy().as_ref(), "segment {index}");
+        assert_eq!(fields(finding), ["commit", "fault", "file", "grave", "offset", "record", "segment", "what"]);
         assert_eq!((&finding["segment"], &finding["record"]), (&first.into(), &first.into()), "segment {index}");
         assert_eq!((&finding["offset"], &finding["fault"]), (&4096.into(), &"commit".into()), "segment {index}");
         assert_eq!(shard["sound_sequence"], first, "segment {index}");

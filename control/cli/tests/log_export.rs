@@ -64,6 +64,8 @@ fn a_capture_holds_every_frame_as_it_could_have_come() {
     let out = logs.folder.path().join("out.pcapng");
     let said = export("pcapng", &out, logs.path(), &[]);
     let expected = frames(logs.path());
+    let fields: Vec<&str> = said.as_object().expect("an object").keys().map(String::as_str).collect();
+    assert_eq!(fields, ["damaged", "file", "format", "frames", "left_out", "messages"]);
     assert_eq!((&said["frames"], &said["left_out"], &said["damaged"]), (&40.into(), &0.into(), &false.into()));
     assert_eq!(expected.len(), 40);
     let names = [

@@ -135,6 +135,8 @@ fn consistency_of_every_size_is_proved_to_another_implementation() {
     let none = refusal(tachyon(&arguments), 2);
     assert!(none.contains("no checkpoint of 33 records") && none.contains("--json"), "{none}");
     let json: Value = serde_json::from_str(&ended(tachyon(&[&arguments[..], &["--json"]].concat()), 0)).expect("JSON");
+    let names: Vec<&str> = json.as_object().expect("an object").keys().map(String::as_str).collect();
+    assert_eq!(names, ["checkpoint", "old_root", "old_size", "path", "proof", "root", "shard", "size", "text"]);
     assert_eq!((&json["checkpoint"], &json["text"], &json["size"]), (&Value::Null, &Value::Null, &33.into()));
 }
 
@@ -189,6 +191,16 @@ fn a_proof_is_checked_with_nothing_but_the_key_and_only_if_nothing_was_changed()
     let good = file("good", &proof);
     let said = ended(tachyon(&["check-proof", &good, "--old", &older, "--key", &key]), 0);
     assert_eq!(said, "It holds: the first 50 of the 90 records of node.example/shard/3 are what they were.\n");
+    let said = ended(tachyon(&["check-proof", &good, "--old", &older, "--key", &key, "--json"]), 0);
+    let said: Value = serde_json::from_str(&said).expect("JSON");
+    let names: Vec<&str> = said.as_object().expect("an object").keys().map(String::as_str).collect();
+    assert_eq!(names, ["holds", "old_root", "old_size", "origin", "proof", "root", "size", "why"]);
+    let bad = file("bad", &proof.replace("old 50\n", "old 51\n"));
+    refusal(tachyon(&["check-proof", &bad, "--old", &older, "--key", &key]), 2);
+    let zeros = BASE64.encode([0; 32]);
+    let hash = proof.lines().nth(1).expect("a hash").to_owned();
+    let bad = file("bad", &proof.replace(&hash, &zeros));
+    refusal(tachyon(&["check-proof", &bad, "--old", &older, "--key", &key]), 1);
     refusal(tachyon(&["check-proof", &good, "--key", &key]), 2);
     let newest = file("newest", &ended(tachyon(&["checkpoint", "--directory", &golden("whole")]), 0));
     refusal(tachyon(&["check-proof", &good, "--old", &newest, "--key", &key]), 2);

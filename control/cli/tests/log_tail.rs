@@ -6,7 +6,7 @@ use logs::Logs;
 use serde_json::Value;
 use std::{
     io::{BufRead as _, BufReader},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::mpsc,
     thread,
     time::Duration,
@@ -14,6 +14,16 @@ use std::{
 
 /// Only a program that hangs ever takes this long.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A program that ends with its test, also when that fails.
+struct Follower(Child);
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 fn tail(arguments: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_tachyon")).args(["log", "tail"]).args(arguments).output();
@@ -91,12 +101,12 @@ fn filters_show_frames_and_messages_that_all_of_them_let_pass() {
 fn following_shows_what_is_appended_across_rotations_of_two_shards() {
     let logs = Logs::new(&[0, 1], 2);
     let before: Vec<usize> = [0, 1].map(|shard| logs.segments(shard).len()).to_vec();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_tachyon"))
+    let child = Command::new(env!("CARGO_BIN_EXE_tachyon"))
         .args(["log", "tail", "--follow", "-n", "2", "--json", "--directory", logs.path()])
         .stdout(Stdio::piped())
-        .spawn()
-        .expect("the program can be run");
-    let out = BufReader::new(child.stdout.take().expect("a pipe"));
+        .spawn();
+    let mut follower = Follower(child.expect("the program can be run"));
+    let out = BufReader::new(follower.0.stdout.take().expect("a pipe"));
     let (send, received) = mpsc::channel();
     thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
     let next = || -> Value {
@@ -124,9 +134,9 @@ fn following_shows_what_is_appended_across_rotations_of_two_shards() {
     for shard in [0, 1] {
         assert!(logs.segments(shard).len() >= before[usize::from(shard)] + 3, "it was rotated");
     }
-    assert!(child.try_wait().expect("our own child").is_none(), "it follows until it is told to end");
-    let told = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill can be run");
+    assert!(follower.0.try_wait().expect("our own child").is_none(), "it follows until it is told to end");
+    let told = Command::new("kill").args(["-INT", &follower.0.id().to_string()]).status().expect("kill can be run");
     assert!(told.success());
-    child.wait().expect("our own child");
+    follower.0.wait().expect("our own child");
     assert!(received.recv_timeout(PATIENCE).is_err(), "and then it says nothing more");
 }

@@ -66,6 +66,37 @@ fn parts(commit: &[u8]) -> Vec<Part> {
 }
 
 #[test]
+fn the_sound_records_end_where_the_damage_begins() {
+    let mut disk = log(9, 150, 4, 12, 2);
+    assert_eq!(judged(&mut disk).sound_sequence, 150);
+    for segment in segments(&mut disk) {
+        let name = segment_name(segment);
+        let bytes = disk.bytes(&name).expect("a segment").to_vec();
+        for commit in commits(&bytes).0 {
+            let first = CommitHeader::parse(&bytes[commit.clone()]).expect("a header").first_sequence;
+            let mut changed = bytes.clone();
+            changed[commit.start + COMMIT_HEADER / 2] ^= 4;
+            disk.set(&name, Some(changed));
+            let report = judged(&mut disk);
+            assert_eq!((report.is_sound(), report.sound_sequence), (false, first), "{:?}", report.findings);
+        }
+        let mut changed = bytes.clone();
+        changed[9] ^= 4;
+        disk.set(&name, Some(changed));
+        assert_eq!(judged(&mut disk).sound_sequence, segment, "a damaged header takes its segment with it");
+        disk.set(&name, Some(bytes));
+    }
+    // Of a log that is not the one that was seen, what an older checkpoint agrees with is sound, and no more.
+    let root = |size: u64| {
+        let mut files = log(9, 150, 4, 12, 2);
+        tachyon_log::verify::tree(&mut files).expect("a sound log").root(size).expect("it has that many")
+    };
+    let seen = [(40, root(40)), (80, [1; 32])].map(|(size, root)| Checkpoint { origin: String::new(), size, root });
+    let report = verify(&mut disk, None, &seen).expect("readable");
+    assert_eq!((report.is_sound(), report.sound_sequence), (false, 40), "{:?}", report.findings);
+}
+
+#[test]
 fn every_flipped_bit_is_found_and_the_record_it_hit_is_named() {
     let mut disk = megabyte();
     let (mut bits, mut first) = (0, 0);
