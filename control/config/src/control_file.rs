@@ -1,6 +1,6 @@
 //! The control file: how `tachyon-control` itself runs.
 
-use crate::{Diagnostic, Report, Source, read};
+use crate::{Diagnostic, LogSection, Report, Source, read, truth_log::LogEntry};
 use serde::Deserialize;
 use std::path::PathBuf;
 use tachyon_wire::image::{SUBSCRIBERS_MAX, TOPIC_SLOTS_MAX};
@@ -13,8 +13,8 @@ pub struct ControlFile {
     pub run_dir: PathBuf,
     /// Where the registry lies.
     pub state_dir: PathBuf,
-    /// What is logged.
-    pub log: LogLevel,
+    /// What is said on standard error.
+    pub log_level: LogLevel,
     /// Access bits of `control.sock`.
     pub socket_mode: u32,
     /// Administrators beside root and control's own user.
@@ -29,9 +29,11 @@ pub struct ControlFile {
     pub subscribers_per_identity: u32,
     /// Credit of a subscriber that names none, in buffers.
     pub subscriber_credit: u32,
+    /// The truth log.
+    pub log: LogSection,
 }
 
-/// What is logged.
+/// What is said on standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "the names say it, as in every logger")]
@@ -53,7 +55,7 @@ pub(crate) const CREDIT_MAX: u32 = 65_536;
 struct File {
     run_dir: PathBuf,
     state_dir: PathBuf,
-    log: LogLevel,
+    log_level: LogLevel,
     socket_mode: Spanned<u32>,
     admin_uids: Vec<u32>,
     node_uids: Vec<u32>,
@@ -61,6 +63,7 @@ struct File {
     sessions_per_identity: Spanned<u32>,
     subscribers_per_identity: Spanned<u32>,
     subscriber_credit: Spanned<u32>,
+    log: LogEntry,
 }
 
 impl Default for File {
@@ -69,7 +72,7 @@ impl Default for File {
         Self {
             run_dir: "/run/tachyon".into(),
             state_dir: "/var/lib/tachyon".into(),
-            log: LogLevel::Info,
+            log_level: LogLevel::Info,
             socket_mode: spanned(0o660),
             admin_uids: Vec::new(),
             node_uids: Vec::new(),
@@ -77,6 +80,7 @@ impl Default for File {
             sessions_per_identity: spanned(4_096),
             subscribers_per_identity: spanned(256),
             subscriber_credit: spanned(256),
+            log: LogEntry::default(),
         }
     }
 }
@@ -101,10 +105,11 @@ impl ControlFile {
         report.within("sessions_per_identity", &file.sessions_per_identity, 1..=SESSIONS_MAX);
         report.within("subscribers_per_identity", &file.subscribers_per_identity, 1..=SUBSCRIBERS_MAX);
         report.within("subscriber_credit", &file.subscriber_credit, 1..=CREDIT_MAX);
+        let log = file.log.check(&mut report);
         report.finish(Self {
             run_dir: file.run_dir,
             state_dir: file.state_dir,
-            log: file.log,
+            log_level: file.log_level,
             socket_mode: file.socket_mode.into_inner(),
             admin_uids: file.admin_uids,
             node_uids: file.node_uids,
@@ -112,6 +117,7 @@ impl ControlFile {
             sessions_per_identity: file.sessions_per_identity.into_inner(),
             subscribers_per_identity: file.subscribers_per_identity.into_inner(),
             subscriber_credit: file.subscriber_credit.into_inner(),
+            log,
         })
     }
 }

@@ -21,6 +21,7 @@ mod rdma;
 mod rules;
 mod rules_check;
 mod source;
+mod truth_log;
 
 pub use control_file::{ControlFile, LogLevel};
 pub use diagnostic::{Diagnostic, Severity};
@@ -33,5 +34,6 @@ pub use prefilter::{AfxdpSection, AtStop, FilterDelivery, FilterMode, PREFILTERS
 pub use prefix::SourcePrefix;
 pub use rate::{Limit, Rate};
 pub use rdma::{RdmaDevice, RdmaSection};
-pub use rules::{Durability, Identity, RULES_MANUAL, Rules, TagDemand, TopicRules};
+pub use rules::{Durability, Identity, RULES_MANUAL, Rules, TagDemand, TopicRules, WhenLogFull};
 pub use source::{Report, Source, read};
+pub use truth_log::LogSection;

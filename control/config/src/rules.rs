@@ -30,6 +30,8 @@ pub struct TopicRules {
     pub quarantine: bool,
     /// Whether the truth log takes part.
     pub durability: Durability,
+    /// What becomes of its messages while the truth log takes none; means nothing for volatile topics.
+    pub when_log_full: WhenLogFull,
 }
 
 /// Whether the truth log takes part.
@@ -41,6 +43,31 @@ pub enum Durability {
     Logged,
     /// Forwarded only once it is on stable storage.
     Durable,
+}
+
+/// What becomes of a topic's messages while the truth log takes none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenLogFull {
+    /// They are not forwarded.
+    Taildrop,
+    /// They are forwarded and not written.
+    Mark,
+    /// They are not forwarded, and the publisher is told.
+    Nack,
+    /// They may take what is kept back of the log's ring and buffers; after that they are not forwarded.
+    Buffer,
+}
+
+impl Durability {
+    /// What is usual: durable topics tell the publisher, logged ones go on.
+    #[must_use]
+    pub const fn usual_when_log_full(self) -> WhenLogFull {
+        match self {
+            Self::Volatile => WhenLogFull::Taildrop,
+            Self::Logged => WhenLogFull::Mark,
+            Self::Durable => WhenLogFull::Nack,
+        }
+    }
 }
 
 /// Who may publish and subscribe.

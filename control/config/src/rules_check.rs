@@ -2,7 +2,7 @@
 
 use crate::{
     Diagnostic, Durability, Identity, Limit, Pattern, Rate, Report, Rules, Source, SourcePrefix, TagDemand, TopicRules,
-    check_topic_name,
+    WhenLogFull, check_topic_name,
 };
 use serde::Deserialize;
 use std::{
@@ -53,7 +53,8 @@ struct TopicEntry {
     tag: bool,
     #[serde(default)]
     quarantine: bool,
-    durability: Option<Spanned<DurabilityWord>>,
+    durability: Option<DurabilityWord>,
+    when_log_full: Option<Spanned<WhenLogFullWord>>,
 }
 
 #[derive(Deserialize, Clone, Copy)]
@@ -62,6 +63,15 @@ enum DurabilityWord {
     Volatile,
     Logged,
     Durable,
+}
+
+#[derive(Deserialize, Clone, Copy)]
+#[serde(rename_all = "lowercase")]
+enum WhenLogFullWord {
+    Taildrop,
+    Mark,
+    Nack,
+    Buffer,
 }
 
 #[derive(Deserialize)]
@@ -138,30 +148,37 @@ impl Check<'_> {
 
     fn topic(&mut self, entry: &TopicEntry) -> Option<TopicRules> {
         let limit = self.limit(["rate", "burst"], entry.rate.as_ref(), entry.burst.as_ref());
-        let durability = self.durability(entry.durability.as_ref());
+        let durability = match entry.durability {
+            None | Some(DurabilityWord::Volatile) => Durability::Volatile,
+            Some(DurabilityWord::Logged) => Durability::Logged,
+            Some(DurabilityWord::Durable) => Durability::Durable,
+        };
+        let when_log_full = self.when_log_full(durability, entry.when_log_full.as_ref());
         let pattern = self.pattern(&entry.r#match)?;
         if self.patterns.insert(pattern.clone(), entry.r#match.span()).is_some() {
             let message = format!("a second [[topic]] entry for `{pattern}`");
             self.report.error(entry.r#match.span(), message, "each pattern has one entry: merge the two");
         }
-        Some(TopicRules { pattern, limit, tag: entry.tag, quarantine: entry.quarantine, durability })
+        Some(TopicRules { pattern, limit, tag: entry.tag, quarantine: entry.quarantine, durability, when_log_full })
     }
 
-    fn durability(&mut self, word: Option<&Spanned<DurabilityWord>>) -> Durability {
-        let Some(word) = word else { return Durability::Volatile };
-        match word.get_ref() {
-            DurabilityWord::Volatile => Durability::Volatile,
-            DurabilityWord::Logged => {
-                let message = "this build has no truth log: `logged` is judged like `volatile`";
-                self.report.warning(word.span(), message, "write `volatile` until a truth log is there");
-                Durability::Logged
-            }
-            DurabilityWord::Durable => {
-                let message = "this build has no truth log: copies of durable topics end in E_PERSIST_UNAVAILABLE";
-                self.report.warning(word.span(), message, "write `volatile` until a truth log is there");
-                Durability::Durable
-            }
+    fn when_log_full(&mut self, durability: Durability, word: Option<&Spanned<WhenLogFullWord>>) -> WhenLogFull {
+        let Some(word) = word else { return durability.usual_when_log_full() };
+        let meant = match word.get_ref() {
+            WhenLogFullWord::Taildrop => WhenLogFull::Taildrop,
+            WhenLogFullWord::Mark => WhenLogFull::Mark,
+            WhenLogFullWord::Nack => WhenLogFull::Nack,
+            WhenLogFullWord::Buffer => WhenLogFull::Buffer,
+        };
+        if durability == Durability::Durable && meant == WhenLogFull::Mark {
+            let message = "`mark` forwards messages that nobody wrote, which a durable topic never does";
+            self.report.error(word.span(), message, "write `nack`, or make the topic `logged`");
         }
+        if durability == Durability::Volatile {
+            let message = "`when_log_full` means nothing for a volatile topic, which is never written";
+            self.report.warning(word.span(), message, "remove it, or set `durability`");
+        }
+        meant
     }
 
     fn pattern(&mut self, text: &Spanned<String>) -> Option<Pattern> {

@@ -1,6 +1,6 @@
 //! What a person sees when a file is wrong, letter by letter.
 
-use tachyon_config::{ControlFile, Diagnostic, Durability, RULES_MANUAL, Rules, Severity, TagDemand};
+use tachyon_config::{ControlFile, Diagnostic, Durability, RULES_MANUAL, Rules, Severity, TagDemand, WhenLogFull};
 
 fn rules_say(text: &str) -> String {
     shown(&Rules::parse("rules.toml", text).expect_err("must be refused"))
@@ -77,7 +77,7 @@ fn a_missing_key_is_named() {
 
 #[test]
 fn a_key_that_stands_twice_is_refused() {
-    let said = control_says("log = \"info\"\nlog = \"warn\"\n");
+    let said = control_says("log_level = \"info\"\nlog_level = \"warn\"\n");
     assert!(said.contains("duplicate key") && said.contains("control.toml:2:1"), "{said}");
 }
 
@@ -189,13 +189,48 @@ fn a_caret_stands_under_its_word_behind_tabs_and_wide_letters() {
 
 #[test]
 fn what_is_probably_not_meant_is_a_warning() {
-    let text = "[[topic]]\nmatch = \"a\"\ndurability = \"durable\"\n\
+    let text = "[[topic]]\nmatch = \"a\"\nwhen_log_full = \"nack\"\n\
                 [[identity]]\nname = \"x\"\nsubscribe = [\"b.*\"]\nuids = []\n";
     let (rules, warnings) = Rules::parse("rules.toml", text).expect("valid");
-    assert_eq!(rules.topics[0].durability, Durability::Durable);
+    assert_eq!(rules.topics[0].durability, Durability::Volatile);
     let lines: Vec<u32> = warnings.iter().map(|warning| warning.line).collect();
     assert_eq!(lines, [3, 6, 7], "{}", shown(&warnings));
     assert!(warnings.iter().all(|warning| warning.severity == Severity::Warning));
+}
+
+#[test]
+fn what_a_full_log_does_depends_on_the_topic_and_never_lets_durable_messages_pass_unwritten() {
+    let text = "[[topic]]\nmatch = \"a\"\ndurability = \"logged\"\n[[topic]]\nmatch = \"b\"\ndurability = \"durable\"\n\
+                [[topic]]\nmatch = \"c\"\ndurability = \"durable\"\nwhen_log_full = \"buffer\"\n";
+    let (rules, warnings) = Rules::parse("rules.toml", text).expect("valid");
+    assert_eq!(warnings, []);
+    let meant: Vec<WhenLogFull> = rules.topics.iter().map(|topic| topic.when_log_full).collect();
+    assert_eq!(meant, [WhenLogFull::Mark, WhenLogFull::Nack, WhenLogFull::Buffer]);
+    let expected = "\
+error: `mark` forwards messages that nobody wrote, which a durable topic never does
+ --> rules.toml:4:17
+  |
+4 | when_log_full = \"mark\"
+  |                 ^^^^^^
+  = help: write `nack`, or make the topic `logged`";
+    let text = "[[topic]]\nmatch = \"a\"\ndurability = \"durable\"\nwhen_log_full = \"mark\"\n";
+    assert_eq!(rules_say(text), expected);
+}
+
+#[test]
+fn the_truth_logs_section_is_checked() {
+    let said = control_says("[log]\nsegment_mib = 64\nkeep_mib = 100\n");
+    assert!(said.contains("`keep_mib` is 100, with segments of 64 MiB"), "{said}");
+    assert!(said.contains("3 | keep_mib = 100") && said.contains("a value from 192"), "{said}");
+    let said = control_says("[log]\norigin = \"two words\"\nsegment_mib = 4\n");
+    assert!(said.contains("`two words` cannot be the origin of a log"), "{said}");
+    assert!(said.contains("`segment_mib` is 4, which is out of range"), "{said}");
+    let (file, _) = ControlFile::parse("control.toml", "[log]\ndirectory = \"/log\"\nkeep_days = 2\n").expect("valid");
+    assert_eq!(file.log.signing_key_file, std::path::Path::new("/log/log.key"));
+    assert_eq!(file.log.keys_file.as_deref(), Some(std::path::Path::new("/log/keys")));
+    assert_eq!(file.log.keep.map(|keep| keep.as_secs()), Some(2 * 86_400));
+    let (file, _) = ControlFile::parse("control.toml", "[log]\nkeep_keys = false\nkeep_mib = 0\n").expect("valid");
+    assert_eq!((file.log.keys_file, file.log.keep_bytes), (None, None));
 }
 
 #[test]
@@ -204,7 +239,7 @@ fn the_default_rules_are_valid_and_show_every_key() {
     assert_eq!(warnings, []);
     let demo = &rules.identities[0];
     assert_eq!((demo.senders, demo.class_cap, demo.tags), (Some((1000, 1999)), 1, TagDemand::Required));
-    let keys = "match rate burst tag quarantine durability name publish subscribe senders sender_rate sender_burst \
+    let keys = "match rate burst tag quarantine durability when_log_full name publish subscribe senders sender_rate sender_burst \
                 class system tags uids deny";
     for key in keys.split_whitespace() {
         assert!(

@@ -62,7 +62,7 @@ fn start(arguments: &Arguments) -> anyhow::Result<()> {
     }
     config.run_dir = arguments.run_dir.clone().unwrap_or(config.run_dir);
     config.state_dir = arguments.state_dir.clone().unwrap_or(config.state_dir);
-    log(config.log);
+    log(config.log_level);
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2) // the slow path: one that waits for the disk, one that answers
         .enable_all()

@@ -3,7 +3,7 @@
 
 use crate::record::{RulesText, Subscriber};
 use std::collections::{BTreeSet, HashMap};
-use tachyon_config::{Durability, Identity, Limit, Pattern, PatternIndex, Rules, TopicRules};
+use tachyon_config::{Durability, Identity, Limit, Pattern, PatternIndex, Rules, TopicRules, WhenLogFull};
 use tachyon_policy::compile::{self, Quota, RulesetSource, SenderSource, SetId, TopicSource};
 use tachyon_segment::handover::{Hello, Prefix};
 use tachyon_wire::image::{FAN_OUT_MAX, SENDER_SLOTS_MAX, TARGETS_MAX, TOPIC_SLOTS_MAX};
@@ -129,7 +129,7 @@ impl Plan {
                 tag_required: entry.tag,
                 quarantine: entry.quarantine,
                 durability: durability(entry.durability),
-                when_full: when_full(entry.durability),
+                when_full: when_full(entry.when_log_full),
                 publishers: sets.intern(in_force.publishers.matching(name).copied().collect()),
                 subscribers: sets.intern(subscribers),
             });
@@ -226,12 +226,12 @@ fn quota(limit: Option<Limit>) -> Result<Quota, String> {
     Quota::new(rate.messages, rate.per_ns, burst).ok_or_else(too_large)
 }
 
-/// What is usual: durable topics tell the publisher, logged ones go on.
-const fn when_full(durability: Durability) -> compile::WhenFull {
-    match durability {
-        Durability::Volatile => compile::WhenFull::Taildrop,
-        Durability::Logged => compile::WhenFull::Mark,
-        Durability::Durable => compile::WhenFull::Nack,
+const fn when_full(when_log_full: WhenLogFull) -> compile::WhenFull {
+    match when_log_full {
+        WhenLogFull::Taildrop => compile::WhenFull::Taildrop,
+        WhenLogFull::Mark => compile::WhenFull::Mark,
+        WhenLogFull::Nack => compile::WhenFull::Nack,
+        WhenLogFull::Buffer => compile::WhenFull::Buffer,
     }
 }
 

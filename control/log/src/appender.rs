@@ -365,8 +365,9 @@ impl<S: Storage> Appender<S> {
         self.storage
     }
 
-    /// First sequence of the segment that is being filled.
-    pub(crate) const fn active_segment(&self) -> u64 {
+    /// First sequence of the segment that is being filled: it names the segment that the next commit goes to.
+    #[must_use]
+    pub const fn active_segment(&self) -> u64 {
         self.first_sequence
     }
 

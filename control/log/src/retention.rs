@@ -34,6 +34,35 @@ impl<S: Storage> Appender<S> {
     ///
     /// As [`Self::append`], or when a segment's header cannot be read.
     pub fn retain(&mut self, now: u64, unix_ns: u64, limits: &Limits, signer: &Signer) -> Result<usize, Error> {
+        self.bury(now, unix_ns, limits.bytes_max, |next| next.tick <= limits.oldest_tick, signer)
+    }
+
+    /// The same, where the caller knows by another clock which segments are too old, because ticks of different boots do
+    /// not compare: those that end at or before the sequence `aged_end`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::retain`].
+    pub fn retain_from(
+        &mut self,
+        now: u64,
+        unix_ns: u64,
+        bytes_max: u64,
+        aged_end: u64,
+        signer: &Signer,
+    ) -> Result<usize, Error> {
+        self.bury(now, unix_ns, bytes_max, |next| next.first_sequence <= aged_end, signer)
+    }
+
+    /// `is_aged` is asked with the header of the segment behind the one that may be too old.
+    fn bury(
+        &mut self,
+        now: u64,
+        unix_ns: u64,
+        bytes_max: u64,
+        is_aged: impl Fn(&SegmentHeader) -> bool,
+        signer: &Signer,
+    ) -> Result<usize, Error> {
         let names = self.storage.names().map_err(Error::storage("list the log's folder"))?;
         let mut segments: Vec<u64> = names.iter().filter_map(|name| segment_of(name)).collect();
         segments.sort_unstable();
@@ -46,8 +75,8 @@ impl<S: Storage> Appender<S> {
         for pair in headers.windows(2) {
             let [old, next] = pair else { break };
             let why = match () {
-                () if bytes > limits.bytes_max => record::Removal::Size,
-                () if next.tick <= limits.oldest_tick => record::Removal::Age,
+                () if bytes > bytes_max => record::Removal::Size,
+                () if is_aged(next) => record::Removal::Age,
                 () => break,
             };
             if next.first_sequence > self.active_segment() || next.first_sequence > self.progress().durable {
