@@ -32,7 +32,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("tachyon-log", &["wire"]),
     ("tachyon-jetstream", &["wire", "config", "log"]),
     ("tachyon-proto", &[]),
-    ("tachyon-daemon", &["wire", "policy", "segment", "config", "proto"]),
+    ("tachyon-daemon", &["wire", "policy", "segment", "config", "proto", "log"]),
     ("tachyon-cli", &["wire", "config", "log", "proto"]),
     (
         "tachyon-node",

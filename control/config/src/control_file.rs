@@ -1,6 +1,6 @@
 //! The control file: how `tachyon-control` itself runs.
 
-use crate::{Diagnostic, LogSection, Report, Source, read, truth_log::LogEntry};
+use crate::{Diagnostic, Report, Source, TruthLogSection, read, truth_log::LogEntry};
 use serde::Deserialize;
 use std::path::PathBuf;
 use tachyon_wire::image::{SUBSCRIBERS_MAX, TOPIC_SLOTS_MAX};
@@ -30,7 +30,7 @@ pub struct ControlFile {
     /// Credit of a subscriber that names none, in buffers.
     pub subscriber_credit: u32,
     /// The truth log.
-    pub log: LogSection,
+    pub log: TruthLogSection,
 }
 
 /// What is said on standard error.

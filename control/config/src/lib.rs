@@ -36,4 +36,4 @@ pub use rate::{Limit, Rate};
 pub use rdma::{RdmaDevice, RdmaSection};
 pub use rules::{Durability, Identity, RULES_MANUAL, Rules, TagDemand, TopicRules, WhenLogFull};
 pub use source::{Report, Source, read};
-pub use truth_log::LogSection;
+pub use truth_log::TruthLogSection;

@@ -7,7 +7,7 @@ use toml::Spanned;
 
 /// How the truth log is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogSection {
+pub struct TruthLogSection {
     /// Whether it is written at all.
     pub enabled: bool,
     /// The folder that holds one folder for each shard.
@@ -81,12 +81,12 @@ impl Default for LogEntry {
 }
 
 impl LogEntry {
-    pub(crate) fn check(self, report: &mut Report<'_>) -> LogSection {
+    pub(crate) fn check(self, report: &mut Report<'_>) -> TruthLogSection {
         self.check_ranges(report);
         let mib = |value: Spanned<u64>| value.into_inner().saturating_mul(1 << 20);
         let keep_days = self.keep_days.into_inner();
         let keys_file = self.keys_file.unwrap_or_else(|| self.directory.join("keys"));
-        LogSection {
+        TruthLogSection {
             enabled: self.enabled,
             segment_bytes: mib(self.segment_mib),
             commit_interval: Duration::from_micros(self.commit_interval_us.into_inner()),

@@ -22,7 +22,8 @@ error: unknown key `rat`
   |
 3 | rat = \"1000/s\"
   | ^^^
-  = help: did you mean `rate`? Known here: `match`, `rate`, `burst`, `tag`, `quarantine`, `durability`";
+  = help: did you mean `rate`? Known here: `match`, `rate`, `burst`, `tag`, `quarantine`, `durability`, \
+          `when_log_full`";
     assert_eq!(rules_say("[[topic]]\nmatch = \"a.*\"\nrat = \"1000/s\"\n"), expected);
 }
 

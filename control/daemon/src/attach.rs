@@ -26,6 +26,8 @@ impl State {
         // Versions only rise, whatever became of our own count.
         self.version = self.version.max(hello.ruleset_version);
         self.link = Some(Link { end, hello: Arc::new(hello), stats: Arc::new(stats) });
+        // First, because what the node is told from here on is for the log too.
+        self.attach_log()?;
         let before = self.attachment;
         if before.is_some_and(|before| !can_follow(&before, &now)) {
             self.end_everything()?;
@@ -49,6 +51,23 @@ impl State {
         let (sessions, subscribers) = (self.sessions.len(), self.subscribers.len());
         info!(boot = now.boot_number, sessions, subscribers, "connected to tachyond");
         Ok(())
+    }
+
+    /// Hands the node's taps to the truth log, unless it has them. A node without taps goes on without a log, which refuses
+    /// what is durable.
+    fn attach_log(&mut self) -> Result<(), Refusal> {
+        let (boot_id, workers) = self.node().map(|link| (link.hello.boot_id, link.hello.workers))?;
+        if self.log.as_ref().is_none_or(|log| log.has(&boot_id)) {
+            return Ok(());
+        }
+        let taps = (0..workers).map(|worker| self.ask(|end| end.tap(worker))).collect::<Result<Vec<_>, _>>();
+        let Some(log) = &mut self.log else { return Ok(()) };
+        match taps {
+            Ok(taps) => log.attach(boot_id, taps),
+            Err(refusal) => log.set_problem(refusal.text()),
+        }
+        // What was refused is no reason to do without the node; a lost connection is.
+        self.node().map(|_| ())
     }
 
     /// Ends all sessions and subscriptions without the node, which has none of them.

@@ -123,6 +123,12 @@ impl Control {
         }
     }
 
+    /// Ends what has a thread of its own: the truth log, in good order.
+    pub(crate) fn end(&self) {
+        let log = self.state().log.take();
+        drop(log);
+    }
+
     /// Keeps the connection up and rulesets published. Ends only with its runtime.
     pub(crate) async fn run(self: Arc<Self>, socket: PathBuf) {
         tokio::join!(self.clone().keep_connected(socket), self.clone().keep_published(), self.keep_clean());
@@ -251,6 +257,9 @@ impl Control {
         let sealed =
             seal_image(&image).map_err(|error| Refusal::Internal(format!("no memory for the image: {error}")))?;
         let mut state = self.state();
+        if let Some(log) = &state.log {
+            log.ruleset(version, &image);
+        }
         state.call(&Request::Ruleset(sealed))?;
         state.routes = Arc::new(routes);
         info!(version, topics, bytes = image.len(), "ruleset in force");

@@ -15,6 +15,7 @@ mod control;
 mod deny_list;
 mod filters;
 mod lanes;
+mod log;
 mod ports;
 mod process;
 mod record;
@@ -83,13 +84,14 @@ pub async fn serve(config: ControlFile, end: impl Future<Output = ()>) -> anyhow
     let mut server = pin!(server);
     let served = tokio::select! {
         served = &mut server => served.context("the server ended"),
-        () = control.run(run_dir.join("tachyond.sock")) => Ok(()),
+        () = control.clone().run(run_dir.join("tachyond.sock")) => Ok(()),
         () = end => {
             drop(stop);
             // Calls that take longer are cut off: what they changed is whole in the registry, or not there at all.
             timeout(LAST_CALLS, server).await.unwrap_or(Ok(())).context("the server ended badly")
         }
     };
+    control.end();
     // A socket that stays behind is replaced at the next start, so a failure here changes nothing.
     let _ = fs::remove_file(&socket);
     served

@@ -435,6 +435,7 @@ fn status(state: &State) -> v1::StatusResponse {
         sessions: number(state.sessions.values().filter(|session| !session.ending).count()),
         subscribers: number(state.subscribers.values().filter(|subscriber| !subscriber.ending).count()),
         identities: number(state.in_force.as_ref().map_or(0, |rules| rules.rules.identities.len())),
+        log: state.log.as_ref().map(crate::log::Log::status),
         degraded: hello.iter().flat_map(|hello| hello.degraded.clone()).chain(state.denied_degraded()).collect(),
         ..v1::StatusResponse::default()
     }

@@ -6,6 +6,7 @@
 use crate::{
     deny_list::DenyList,
     lanes::Seen,
+    log::Log,
     record::{Attachment, Owner, RulesText, Session, Subscriber},
     refusal::Refusal,
     registry::{Change, Registry, Stored},
@@ -85,14 +86,18 @@ pub(crate) struct State {
     pub(crate) change: u64,
     /// Routes of the last ruleset that `tachyond` accepted.
     pub(crate) routes: Arc<RouteTable>,
+    /// The truth log, if it is enabled.
+    pub(crate) log: Option<Log>,
 }
 
 impl State {
     /// From what the registry holds.
     ///
     /// # Errors
-    /// The stored rules cannot be read any more: they were written by a version with another format.
+    /// The stored rules cannot be read any more: they were written by a version with another format. Or the truth log cannot
+    /// be started.
     pub(crate) fn new(config: ControlFile, own_uid: u32, registry: Registry, stored: Stored) -> anyhow::Result<Self> {
+        let log = Log::start(&config.log)?;
         let principals: Principals = stored.principals.into_iter().zip(0..).collect();
         let mut in_force = None;
         if let Some(text) = stored.rules {
@@ -124,6 +129,7 @@ impl State {
             lanes_seen: None,
             change: 0,
             routes: Arc::default(),
+            log,
         })
     }
 

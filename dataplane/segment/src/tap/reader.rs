@@ -99,6 +99,17 @@ impl TapReader {
         self.cursor(STABLE).load(Ordering::Relaxed)
     }
 
+    /// Goes back to the last record that is stable, to read again what came behind it: whoever writes the log lost some of it.
+    pub fn rewind(&mut self) {
+        self.position = self.stable();
+    }
+
+    /// Bytes of the ring that are taken: by records that are not stable, and by what was skipped between them.
+    #[must_use]
+    pub fn taken_bytes(&self) -> u64 {
+        Position(&self.ring.words()[HEAD]).look().saturating_sub(self.stable()).min(self.shape.bytes)
+    }
+
     /// Copies the next whole record, in place of what `record` held; the position at which it ends, or `None` if there is
     /// none yet. What is in it is not looked at: that is for [`tachyon_wire::tap::read`].
     ///
