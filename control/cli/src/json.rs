@@ -117,6 +117,41 @@ pub(crate) fn filter(filter: &v1::Filter) -> Value {
     })
 }
 
+/// What is not there yet is null: `checkpoint` before the first one, `refuses` while messages are taken.
+pub(crate) fn log(log: &v1::LogStatus) -> Value {
+    let shard = |shard: &v1::LogShard| {
+        let checkpoint = (shard.checkpoint_unix_s > 0)
+            .then(|| json!({ "records": shard.checkpoint_records, "unix_s": shard.checkpoint_unix_s }));
+        json!({
+            "shard": shard.shard,
+            "state": shard.state,
+            "why": shard.why,
+            "written": shard.written,
+            "durable": shard.durable,
+            "loss_window_ms": shard.loss_window_ms,
+            "bytes": shard.bytes,
+            "checkpoint": checkpoint,
+        })
+    };
+    let worker = |worker: &v1::LogWorker| {
+        json!({
+            "worker": worker.worker,
+            "turns": worker.turns,
+            "turns_lost": worker.turns_lost,
+            "ring_bytes": worker.ring_bytes,
+            "ring_used_bytes": worker.ring_used_bytes,
+            "refuses": Some(&worker.refuses).filter(|refuses| !refuses.is_empty()),
+            "why": worker.why,
+        })
+    };
+    json!({
+        "directory": log.directory,
+        "problem": log.problem,
+        "shards": log.shards.iter().map(shard).collect::<Vec<_>>(),
+        "workers": log.workers.iter().map(worker).collect::<Vec<_>>(),
+    })
+}
+
 /// In it `seen` is the sum of what passed, what was redirected and what was dropped.
 pub(crate) fn filter_ledger(ledger: &v1::FilterLedger) -> Value {
     let dropped = |drop: &v1::FilterDrop| {

@@ -55,6 +55,7 @@ fn described(status: &v1::StatusResponse, workers: &[v1::Worker], ports: &[v1::P
         "subscribers": status.subscribers,
         "identities": status.identities,
         "ledgers": status.ledgers.as_ref().map(json::ledgers),
+        "log": status.log.as_ref().map(json::log),
         "degraded": status.degraded,
     })
 }
@@ -76,6 +77,9 @@ fn text(status: &v1::StatusResponse, workers: &[v1::Worker], ports: &[v1::Port],
     if let Some(ledgers) = &status.ledgers {
         lines.extend(ledger_lines(ledgers, paint));
     }
+    if let Some(log) = &status.log {
+        lines.push(("truth log", log_line(log, paint)));
+    }
     for (position, degraded) in status.degraded.iter().enumerate() {
         lines.push((if position == 0 { "degraded" } else { "" }, paint.bad(degraded)));
     }
@@ -84,7 +88,46 @@ fn text(status: &v1::StatusResponse, workers: &[v1::Worker], ports: &[v1::Port],
         text.push('\n');
         text.push_str(&worker_table(workers).show(paint));
     }
+    if let Some(log) = status.log.as_ref().filter(|log| !log.shards.is_empty()) {
+        text.push('\n');
+        text.push_str(&log_table(&log.shards).show(paint));
+    }
     text
+}
+
+/// The log as a whole: the first thing that is wrong with it, or where it lies and what it holds.
+fn log_line(log: &v1::LogStatus, paint: Paint) -> String {
+    let shard = |shard: &v1::LogShard| (!shard.why.is_empty()).then(|| format!("shard {}: {}", shard.shard, shard.why));
+    let worker = |worker: &v1::LogWorker| {
+        (!worker.refuses.is_empty()).then(|| format!("worker {} is told {}: {}", worker.worker, worker.refuses, worker.why))
+    };
+    let problem = Some(log.problem.clone()).filter(|problem| !problem.is_empty());
+    let problem = problem.or_else(|| log.shards.iter().find_map(shard)).or_else(|| log.workers.iter().find_map(worker));
+    let lost: u64 = log.workers.iter().map(|worker| worker.turns_lost).sum();
+    let fill = log.workers.iter().map(|worker| worker.ring_used_bytes * 100 / worker.ring_bytes.max(1)).max().unwrap_or(0);
+    let lost = if lost == 0 { String::new() } else { format!(", {} lost", plural(lost, "turn", "turns")) };
+    match problem {
+        Some(problem) => format!("{}{lost}: {problem}", paint.bad("not taking everything")),
+        None => format!("{} in {}, rings {fill} % full{lost}", paint.good("running"), log.directory),
+    }
+}
+
+fn log_table(shards: &[v1::LogShard]) -> Table {
+    let headings = ["SHARD", "LOG", "WRITTEN", "DURABLE", "LOSS WINDOW", "MIB", "CHECKPOINT"];
+    let side = |heading| if heading == "LOG" { Side::Left } else { Side::Right };
+    let mut table = Table::new(&headings.map(|heading| (heading, side(heading))));
+    for shard in shards {
+        table.row(vec![
+            shard.shard.to_string(),
+            shard.state.clone(),
+            count(shard.written),
+            count(shard.durable),
+            format!("{} ms", shard.loss_window_ms),
+            count(shard.bytes >> 20),
+            if shard.checkpoint_unix_s == 0 { "-".to_owned() } else { count(shard.checkpoint_records) },
+        ]);
+    }
+    table
 }
 
 fn data_plane(status: &v1::StatusResponse, paint: Paint) -> String {
@@ -178,7 +221,30 @@ fn worker_table(workers: &[v1::Worker]) -> Table {
 
 #[cfg(test)]
 mod tests {
-    use super::drivers;
+    use super::{drivers, log_line, log_table};
+    use crate::table::Paint;
+    use tachyon_proto::v1;
+
+    #[test]
+    fn the_log_says_first_what_is_wrong_with_it() {
+        let shard = v1::LogShard { shard: 7, state: "running".into(), written: 12_000, durable: 11_000, ..Default::default() };
+        let worker = v1::LogWorker { ring_bytes: 400, ring_used_bytes: 100, turns_lost: 3, ..Default::default() };
+        let mut log = v1::LogStatus {
+            directory: "/log".into(),
+            shards: vec![shard],
+            workers: vec![worker],
+            ..v1::LogStatus::default()
+        };
+        let paint = Paint::plain();
+        assert_eq!(log_line(&log, paint), "running in /log, rings 25 % full, 3 turns lost");
+        assert!(log_table(&log.shards).show(paint).contains("running"));
+        log.workers[0].refuses = "E_PERSIST_TIMEOUT".into();
+        log.workers[0].why = "slow".into();
+        let said = log_line(&log, paint);
+        assert_eq!(said, "not taking everything, 3 turns lost: worker 0 is told E_PERSIST_TIMEOUT: slow");
+        log.problem = "tachyond is not connected".into();
+        assert!(log_line(&log, paint).ends_with(": tachyond is not connected"));
+    }
 
     #[test]
     fn several_drivers_are_told_in_their_order() {

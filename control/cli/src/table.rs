@@ -19,6 +19,12 @@ impl Paint {
         Self::wanted(env::var_os("NO_COLOR").as_deref(), env::var_os("TERM").as_deref(), io::stdout().is_terminal())
     }
 
+    /// No colours.
+    #[cfg(test)]
+    pub(crate) const fn plain() -> Self {
+        Self(false)
+    }
+
     /// `NO_COLOR` counts when it is not empty, as <https://no-color.org> says.
     fn wanted(no_color: Option<&OsStr>, term: Option<&OsStr>, terminal: bool) -> Self {
         Self(terminal && no_color.is_none_or(OsStr::is_empty) && term.is_none_or(|term| term != "dumb"))

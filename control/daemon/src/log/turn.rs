@@ -208,3 +208,7 @@ impl Growing {
         (self.commands, self.items) = (0, 0);
     }
 }
+
+#[cfg(test)]
+#[path = "turn_tests.rs"]
+mod tests;

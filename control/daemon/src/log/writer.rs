@@ -343,6 +343,12 @@ impl<F: Folders, T: Source> Writer<F, T> {
         }
     }
 
+    /// A shard's log that is open.
+    #[cfg(test)]
+    pub(crate) fn shard(&mut self, number: u16) -> &mut Shard<F::Storage> {
+        &mut self.shards.get_mut(&number).expect("a shard").shard
+    }
+
     /// One step towards an orderly end; true once all that was taken is durable.
     pub(crate) fn finish(&mut self, now: Now) -> bool {
         self.poll_shards(now);
