@@ -150,12 +150,19 @@ impl<S: Storage> Shard<S> {
         self.opened += 1;
     }
 
+    /// Whether it is open, and so what it has is known.
+    pub(crate) const fn is_open(&self) -> bool {
+        self.appender.is_some()
+    }
+
     /// Closes it after an error; what was not durable is read again from there on.
     fn fail(&mut self, now: Now, error: &Error) {
         self.change_trouble(Some(trouble_of(error)));
         let pause = if matches!(error, Error::Damaged(_)) { REREAD_NS } else { REOPEN_NS };
         self.retry_at = now.tick.saturating_add(pause);
         self.appender = None;
+        // What it has is known again once it is read.
+        self.known = Known::default();
     }
 
     fn change_trouble(&mut self, trouble: Option<Trouble>) {

@@ -96,7 +96,7 @@ impl Script {
         let mut header = Turn::new_zeroed();
         (header.kind, header.turn, header.tick) = (tap::KIND_TURN, turn.into(), (turn * 10).into());
         (header.worker, header.lead_shard) = (self.worker.into(), self.shards[0].into());
-        header.ruleset_version = (1 + turn / 5_000).into();
+        header.ruleset_version = (1 + turn / 5_000).min(3).into();
         let mut body = Vec::new();
         if turn % 50 == 1 {
             header.commands = 1.into();

@@ -56,8 +56,8 @@ pub(crate) struct Worker<T> {
     appended_written: usize,
     written: u64,
     stable: u64,
-    /// Number and tick of the newest turn that is appended; number 0 = none.
-    pub(crate) newest: (u64, u64),
+    /// Number and tick of the newest turn that the logs have, number 0 = none; `None` while that is not known.
+    pub(crate) newest: Option<(u64, u64)>,
     /// Turns that the log will never have.
     pub(crate) lost: u64,
     /// Why its ring cannot be read any more.
@@ -69,8 +69,8 @@ pub(crate) struct Worker<T> {
 }
 
 impl<T: Source> Worker<T> {
-    /// A worker of which nothing was read; `newest` is the newest turn that the logs have.
-    pub(crate) const fn new(source: T, newest: u64) -> Self {
+    /// A worker of which nothing was read.
+    pub(crate) const fn new(source: T) -> Self {
         Self {
             source,
             pending: None,
@@ -78,7 +78,7 @@ impl<T: Source> Worker<T> {
             appended_written: 0,
             written: 0,
             stable: 0,
-            newest: (newest, 0),
+            newest: None,
             lost: 0,
             broken: None,
             told: None,
@@ -90,8 +90,8 @@ impl<T: Source> Worker<T> {
     /// Notes that a turn is appended whole.
     pub(crate) fn appended(&mut self, pending: Pending) {
         let (turn, tick) = (pending.split.turn.turn.get(), pending.split.turn.tick.get());
-        if turn > self.newest.0 {
-            self.newest = (turn, tick);
+        if self.newest.is_none_or(|(newest, _)| turn > newest) {
+            self.newest = Some((turn, tick));
         }
         self.appended.push_back(Appended { end: pending.end, needs: pending.needs });
     }

@@ -70,18 +70,27 @@ impl<F: Folders, T: Source> Writer<F, T> {
     pub(crate) fn attach(&mut self, now: Now, boot_id: [u8; 16], sources: Vec<T>) {
         self.boot_id = boot_id;
         self.workers.clear();
-        for source in sources {
-            // What a log has of this start already says which turn comes next.
-            let there = source.shards().iter().copied().filter(|shard| self.folders.exists(*shard)).collect::<Vec<_>>();
-            for shard in there {
-                self.open(now, shard);
-            }
-            let place =
-                |shard: &u16| self.shards.get(shard).map(|entry| entry.shard.place(source.worker(), &boot_id).turn);
-            let newest = source.shards().iter().filter_map(place).max().unwrap_or(0);
-            self.workers.push(Worker::new(source, newest));
+        self.workers.extend(sources.into_iter().map(Worker::new));
+        for index in 0..self.workers.len() {
+            self.workers[index].newest = self.newest(now, index).map(|turn| (turn, 0));
         }
         self.tell_states();
+    }
+
+    /// The newest turn of a worker that the logs of its shards have; `None` while one of them cannot be read.
+    fn newest(&mut self, now: Now, index: usize) -> Option<u64> {
+        let source = &self.workers[index].source;
+        let (worker, boot_id) = (source.worker(), self.boot_id);
+        let shards: Vec<u16> = source.shards().iter().copied().filter(|shard| self.folders.exists(*shard)).collect();
+        let mut newest = 0;
+        for shard in shards {
+            let shard = self.open(now, shard);
+            if !shard.is_open() {
+                return None;
+            }
+            newest = newest.max(shard.place(worker, &boot_id).turn);
+        }
+        Some(newest)
     }
 
     /// Takes an image, before any turn is judged under it.
@@ -117,6 +126,11 @@ impl<F: Folders, T: Source> Writer<F, T> {
             if worker.broken.is_some() {
                 return any;
             }
+            if worker.newest.is_none() {
+                let Some(newest) = self.newest(now, index) else { return any };
+                self.workers[index].newest = Some((newest, 0));
+            }
+            let worker = &mut self.workers[index];
             if worker.pending.is_none() {
                 match read(worker) {
                     Ok(Some(pending)) => {
@@ -186,6 +200,9 @@ impl<F: Folders, T: Source> Writer<F, T> {
             return Ok(Err(Wait));
         };
         let shard = &mut entry.shard;
+        if !shard.is_open() {
+            return Ok(Err(Wait));
+        }
         let place = shard.place(turn.worker.get(), &boot_id);
         let here = if place.turn == number { (place.frames, place.bodies) } else { (0, 0) };
         let has_all = place.turn > number || here.1 >= part.bodies.len();
@@ -231,7 +248,7 @@ impl<F: Folders, T: Source> Writer<F, T> {
         error!("worker {}: its turns are not logged any more: {why}", worker.source.worker());
         worker.pending = None;
         worker.broken = Some(why);
-        let (tick, shard) = (worker.newest.1, worker.source.shards().first().copied());
+        let (tick, shard) = (worker.newest.map_or(0, |(_, tick)| tick), worker.source.shards().first().copied());
         if let Some(shard) = shard {
             let lost = gap(0, tick, now.tick, Reason::PersistUnavailable, None);
             // Where even that cannot be written, the status says it.
@@ -329,7 +346,7 @@ impl<F: Folders, T: Source> Writer<F, T> {
             let (ring_bytes, ring_used_bytes) = worker.source.fill();
             WorkerStatus {
                 worker: worker.source.worker(),
-                turns: worker.newest.0,
+                turns: worker.newest.map_or(0, |(turn, _)| turn),
                 turns_lost: worker.lost,
                 ring_bytes,
                 ring_used_bytes,
@@ -365,7 +382,7 @@ impl<F: Folders, T: Source> Writer<F, T> {
 fn read<T: Source>(worker: &mut Worker<T>) -> Result<Option<Pending>, String> {
     let Some(end) = worker.source.next(&mut worker.record)? else { return Ok(None) };
     let split = split(&worker.record, Shard::<tachyon_log::Disk>::body_bytes_max())?;
-    let (turn, (newest, newest_tick)) = (&split.turn, worker.newest);
+    let (turn, (newest, newest_tick)) = (&split.turn, worker.newest.unwrap_or_default());
     let missing = turn.turn.get().saturating_sub(newest.saturating_add(1));
     let reason = Reason::from_number(turn.refuses).unwrap_or(Reason::PersistUnavailable);
     let gap = (missing > 0).then(|| gap(missing, newest_tick, turn.tick.get(), reason, Some(Kind::Decisions)));
