@@ -99,12 +99,14 @@ fn text(status: &v1::StatusResponse, workers: &[v1::Worker], ports: &[v1::Port],
 fn log_line(log: &v1::LogStatus, paint: Paint) -> String {
     let shard = |shard: &v1::LogShard| (!shard.why.is_empty()).then(|| format!("shard {}: {}", shard.shard, shard.why));
     let worker = |worker: &v1::LogWorker| {
-        (!worker.refuses.is_empty()).then(|| format!("worker {} is told {}: {}", worker.worker, worker.refuses, worker.why))
+        (!worker.refuses.is_empty())
+            .then(|| format!("worker {} is told {}: {}", worker.worker, worker.refuses, worker.why))
     };
     let problem = Some(log.problem.clone()).filter(|problem| !problem.is_empty());
     let problem = problem.or_else(|| log.shards.iter().find_map(shard)).or_else(|| log.workers.iter().find_map(worker));
     let lost: u64 = log.workers.iter().map(|worker| worker.turns_lost).sum();
-    let fill = log.workers.iter().map(|worker| worker.ring_used_bytes * 100 / worker.ring_bytes.max(1)).max().unwrap_or(0);
+    let fill =
+        log.workers.iter().map(|worker| worker.ring_used_bytes * 100 / worker.ring_bytes.max(1)).max().unwrap_or(0);
     let lost = if lost == 0 { String::new() } else { format!(", {} lost", plural(lost, "turn", "turns")) };
     match problem {
         Some(problem) => format!("{}{lost}: {problem}", paint.bad("not taking everything")),
@@ -227,7 +229,8 @@ mod tests {
 
     #[test]
     fn the_log_says_first_what_is_wrong_with_it() {
-        let shard = v1::LogShard { shard: 7, state: "running".into(), written: 12_000, durable: 11_000, ..Default::default() };
+        let shard =
+            v1::LogShard { shard: 7, state: "running".into(), written: 12_000, durable: 11_000, ..Default::default() };
         let worker = v1::LogWorker { ring_bytes: 400, ring_used_bytes: 100, turns_lost: 3, ..Default::default() };
         let mut log = v1::LogStatus {
             directory: "/log".into(),

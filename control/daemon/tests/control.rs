@@ -3,6 +3,7 @@
 
 mod filters;
 mod lanes;
+mod log;
 mod support;
 
 use support::{Control, Folder, Node, SHARDS, eventually, hello};

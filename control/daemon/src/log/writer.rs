@@ -369,7 +369,9 @@ impl<F: Folders, T: Source> Writer<F, T> {
     /// One step towards an orderly end; true once all that was taken is durable.
     pub(crate) fn finish(&mut self, now: Now) -> bool {
         self.poll_shards(now);
-        let ended = self.shards.values_mut().map(|entry| entry.shard.finish(now)).fold(true, |all, one| all && one);
+        // All of them, each time: none may wait for another.
+        let unfinished = self.shards.values_mut().map(|entry| entry.shard.finish(now)).filter(|ended| !ended).count();
+        let ended = unfinished == 0;
         self.poll_shards(now);
         if ended {
             self.workers.iter().for_each(|worker| worker.source.leave());

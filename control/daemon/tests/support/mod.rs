@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
@@ -11,14 +12,14 @@ use std::{
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
-use tachyon_config::ControlFile;
+use tachyon_config::{ControlFile, TruthLogSection};
 use tachyon_policy::verify;
 use tachyon_proto::Client;
 use tachyon_segment::{
-    SealedImage, StatsSegment, StatsWriter,
+    SealedImage, StatsSegment, StatsWriter, TapRing,
     handover::{
         Accepted, Connection, FilterStatus, Hello, Incoming, LaneAnswer, LaneKind, LaneRequest, LaneState, LaneStatus,
-        Listener, PortStatus, Prefix, Reply, Request,
+        Listener, PortStatus, Prefix, Reply, Request, TapAnswer,
     },
 };
 use tachyon_wire::{
@@ -46,6 +47,13 @@ impl Drop for Folder {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+/// A worker's tap as the node has it.
+pub(crate) struct Tapped {
+    pub(crate) ring: TapRing,
+    pub(crate) arena: OwnedFd,
+    pub(crate) answer: TapAnswer,
 }
 
 /// What a node was told.
@@ -77,6 +85,8 @@ pub(crate) struct Told {
     /// Lists of denied prefixes are refused with this text, if there is one.
     pub(crate) refuse_denied: Option<String>,
     pub(crate) connections: u32,
+    /// The taps it has; without any it has no log.
+    pub(crate) taps: Vec<Tapped>,
 }
 
 /// One start of a node; ends on drop.
@@ -144,6 +154,10 @@ fn answer(told: &mut Told, connection: &Connection, number: u32, request: Reques
         Request::Filter(place) if (place as usize) < told.filters.len() => {
             connection.reply_filter(number, u16::try_from(told.filters.len()).unwrap(), &told.filters[place as usize])
         }
+        Request::Tap(worker) if usize::from(worker) < told.taps.len() => {
+            let Tapped { ring, arena, answer } = &told.taps[usize::from(worker)];
+            connection.reply_tap(number, answer, [ring.ring_fd(), ring.cursors_fd(), arena.as_fd()])
+        }
         Request::ConnectLane(ref lane) if told.refuse_lane.is_none() => {
             told.log.push(format!("{request:?}"));
             told.offers.push(**lane);
@@ -202,6 +216,9 @@ fn take(told: &mut Told, number: u32, request: Request) -> Reply {
         Request::AttachFilter(_) | Request::DetachFilter(_) => {
             reply = Reply { accepted: Accepted::Refused, text: "there is no such interface".into(), ..reply };
         }
+        Request::Tap(_) => {
+            reply = Reply { accepted: Accepted::Refused, text: "the node has no log".into(), ..reply };
+        }
         Request::StopPort(_) | Request::StartPort(_) | Request::Port(_) => {
             reply = Reply { accepted: Accepted::Refused, text: "there is no such port".into(), ..reply };
         }
@@ -238,7 +255,12 @@ pub(crate) struct Control {
 
 impl Control {
     pub(crate) async fn start(folder: &Path) -> Self {
-        let config = ControlFile { run_dir: folder.into(), state_dir: folder.join("state"), ..ControlFile::default() };
+        Self::start_with(folder, ControlFile::default().log).await
+    }
+
+    pub(crate) async fn start_with(folder: &Path, log: TruthLogSection) -> Self {
+        let (run_dir, state_dir) = (folder.into(), folder.join("state"));
+        let config = ControlFile { run_dir, state_dir, log, ..ControlFile::default() };
         let (end, ended) = oneshot::channel::<()>();
         // A runtime of its own, so that everything of it is gone once the thread has ended, as with a process.
         let thread = thread::spawn(move || {
