@@ -77,6 +77,8 @@ pub struct Exporter<A> {
     changed: bool,
     stored: Instant,
     listed: Option<Instant>,
+    /// When no log had anything new.
+    exhausted: Option<Instant>,
     /// What went wrong with a log; said once all before it is acknowledged.
     trouble: Option<String>,
 }
@@ -114,6 +116,7 @@ impl<A: Accepts> Exporter<A> {
             changed: false,
             stored: Instant::now(),
             listed: None,
+            exhausted: None,
             trouble: None,
         })
     }
@@ -166,6 +169,7 @@ impl<A: Accepts> Exporter<A> {
                 _ = stop.wait_for(|stop| *stop) => return Ok(()),
             };
             let before = self.status.counts.acknowledged;
+            self.exhausted = None; // what was given back is at hand
             let mut flying = VecDeque::new();
             let left = self.pump(&context, &mut broken, &mut chain, &mut flying).await;
             for lost in flying.into_iter().rev() {
@@ -262,6 +266,11 @@ impl<A: Accepts> Exporter<A> {
             }
             self.keep_house(flying.len())?;
             let Some(front) = flying.front_mut() else {
+                if !stopping && self.trouble.is_none() && self.exhausted.is_none() {
+                    // Still on the way to what is new.
+                    tokio::task::yield_now().await;
+                    continue;
+                }
                 if stopping || self.is_done()? {
                     return Ok(());
                 }
@@ -310,8 +319,16 @@ impl<A: Accepts> Exporter<A> {
 
     /// Publishes until enough flies or the logs have nothing more.
     async fn fill(&mut self, context: &Context, chain: &mut Chain, flying: &mut VecDeque<Flying>) -> Result<(), Pause> {
+        // Acknowledgements come by the thousand, and logs need not be looked at for each.
+        if self.exhausted.is_some_and(|since| since.elapsed() < self.settings.poll) {
+            return Ok(());
+        }
+        self.exhausted = None;
         while flying.len() < self.settings.unacknowledged_max && self.trouble.is_none() {
-            let Some((number, ready)) = self.next_ready() else { return Ok(()) };
+            let Some((number, ready)) = self.next_ready() else {
+                self.exhausted = self.shards.values().all(Shard::is_idle).then(Instant::now);
+                return Ok(());
+            };
             let Some(shard) = self.shards.get_mut(&number) else { return Ok(()) };
             let headers = headers(&ready, shard.log_id().unwrap_or_default(), &self.settings.stream.name, chain);
             let token = ready.event.topic.map_or_else(|| "frames".to_owned(), |topic| topic.to_string());

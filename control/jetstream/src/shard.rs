@@ -52,6 +52,7 @@ pub struct Shard<A> {
     records_missed: u64,
     /// The record behind the last that was read.
     read_to: u64,
+    idle: bool,
 }
 
 impl<A: Accepts> Shard<A> {
@@ -74,6 +75,7 @@ impl<A: Accepts> Shard<A> {
             judged: Vec::new(),
             records_missed: 0,
             read_to: from,
+            idle: false,
         }
     }
 
@@ -96,6 +98,12 @@ impl<A: Accepts> Shard<A> {
     /// When it is known to be another.
     pub fn expect_log(&mut self, log_id: [u8; 16]) -> Result<(), Trouble> {
         self.follower.expect_log(log_id)
+    }
+
+    /// Whether the log had nothing more when it was last read. If not, and no event came of it, there is more to read.
+    #[must_use]
+    pub const fn is_idle(&self) -> bool {
+        self.idle
     }
 
     /// Whether the next event needs no reading.
@@ -142,7 +150,9 @@ impl<A: Accepts> Shard<A> {
 
     /// Reads the next commit; says whether there was something.
     fn read(&mut self) -> Result<bool, Trouble> {
-        let header = match self.follower.step()? {
+        let step = self.follower.step()?;
+        self.idle = step == Step::Idle;
+        let header = match step {
             Step::Idle => return Ok(false),
             Step::Gone { first, end } => {
                 let wanted = self.floor.map_or(first, |floor| first.max(floor.record + 1));
