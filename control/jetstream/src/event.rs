@@ -131,3 +131,69 @@ pub fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     }
     Some(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Grain, events, from_hex, hex};
+    use crate::accepts::Judged;
+    use tachyon_wire::{
+        Message,
+        build::{FrameFields, FrameWriter, Seal},
+        message::ArenaReference,
+    };
+    use zerocopy::IntoBytes;
+
+    fn judged(accepted: u64, messages: &[Message]) -> Judged {
+        let mut frame = vec![0; 4_096];
+        let fields = FrameFields { frame_id: 4, session_id: 2, shard: 5, epoch: 3, ..FrameFields::default() };
+        let mut writer = FrameWriter::new(&mut frame, fields);
+        let stand_in = Message::inline(1, 1, 2, &[]).expect("a message");
+        messages.iter().for_each(|_| writer.push(&stand_in).expect("room"));
+        let length = writer.finish(Seal::Crc);
+        frame.truncate(length);
+        // Over the stand-ins, because a writer of frames makes no reference that leads nowhere.
+        frame[64..].copy_from_slice(messages.as_bytes());
+        Judged { record: 9, tick: 1, frame, accepted: [accepted, 0, 0, 0] }
+    }
+
+    fn all(judged: &Judged, grain: Grain) -> Vec<(String, usize)> {
+        let mut found = Vec::new();
+        events(judged, grain, &mut found);
+        found.into_iter().map(|event| (event.id, event.payload.len())).collect()
+    }
+
+    #[test]
+    fn only_what_was_accepted_is_published() {
+        let message = Message::inline(7, 8, 2, b"hello").unwrap();
+        let some = judged(0b101, &[message; 4]);
+        assert_eq!(all(&some, Grain::Messages), [("2.3.4.5.0".into(), 64), ("2.3.4.5.2".into(), 64)]);
+        assert_eq!(all(&some, Grain::Frames), [("2.3.4.5".into(), 64 * 5)]);
+        let none = judged(0, &[message; 4]);
+        assert_eq!(all(&none, Grain::Messages), []);
+        assert_eq!(all(&none, Grain::Frames), []);
+        let no_frame = Judged { frame: b"RTT1".to_vec(), ..some };
+        assert_eq!(all(&no_frame, Grain::Messages), []);
+    }
+
+    #[test]
+    fn references_that_lead_out_of_the_frame_carry_nothing() {
+        for (offset, length) in [(u64::MAX, 1), (0, 64), (64 * 2, 1), (64 * 2, u32::MAX), (1 << 40, 5)] {
+            let place = ArenaReference {
+                arena_id: 0.into(),
+                offset: offset.into(),
+                length: length.into(),
+                checksum: 0.into(),
+                reserved: [0; 24],
+            };
+            let message = Message::arena(7, 8, 2, place).unwrap();
+            assert_eq!(all(&judged(1, &[message]), Grain::Messages), [("2.3.4.5.0".into(), 64)], "{offset} {length}");
+        }
+    }
+
+    #[test]
+    fn hexadecimal_is_read_as_it_is_written() {
+        assert_eq!(from_hex(&hex(&[0, 1, 0xfe])), Some([0, 1, 0xfe]));
+        assert_eq!(from_hex::<3>("0001f"), None);
+        assert_eq!(from_hex::<1>("+1"), None);
+    }
+}

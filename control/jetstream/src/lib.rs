@@ -41,6 +41,10 @@
 //! writes (it syncs every two minutes unless told otherwise) has a last sequence below one that it acknowledged; then the
 //! stream alone counts, and what was lost is sent again.
 //!
+//! A commit is taken as soon as it is whole, which is before it is durable on the node's own disk. If the node then loses it to a
+//! power failure, the stream has messages that the log does not have any more. The exporter knows its log again by the hash of
+//! the last commit that it read, so it finds that out, says so and stops, instead of publishing other records over them.
+//!
 //! The rest is the log's: a message that it has twice under one identity is in the stream once if the duplicate window
 //! covers the time between, as the server refuses the second (counted), else twice.
 #![forbid(unsafe_code)]
