@@ -112,6 +112,22 @@ fn it_ends_well_while_it_waits() {
 }
 
 #[test]
+fn what_flies_is_acknowledged_and_stored_before_it_ends() {
+    let Some(mut scene) = Scene::new("flush", "unacknowledged_max = 256\n") else { return };
+    scene.append(4_000);
+    let mut running = Running::new(&scene.file, &[]);
+    running.until_said("made stream TACHYON");
+    running.stop();
+    let text = fs::read_to_string(scene.folder.0.join("state/TACHYON.json")).unwrap();
+    let stored: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let in_stream = scene.server.with(count);
+    // Ended before its first message it has no position yet.
+    assert_eq!(stored["shards"]["0"]["stream_sequence"].as_u64().unwrap_or(0), in_stream);
+    export_well(&scene.file, &[]);
+    scene.compare();
+}
+
+#[test]
 fn positions_that_were_lost_are_in_the_stream() {
     let Some(mut scene) = Scene::new("positions", "") else { return };
     scene.append(300);
