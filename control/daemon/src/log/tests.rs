@@ -354,6 +354,7 @@ pub(super) fn read<F: Files>(files: &mut F) -> Read {
                             }
                         }
                         Record::Checkpoint(_) => read.checkpoints += 1,
+                        Record::Tombstone(..) => {}
                         other => panic!("{other:?}"),
                     }
                 }

@@ -365,6 +365,6 @@ fn old_segments_are_removed_and_what_is_left_holds() {
     assert!(report.is_sound(), "{:?}", report.findings);
     assert!(report.first_sequence > 0 && report.segments <= 3, "{} segments", report.segments);
     let log = read(&mut files);
-    assert_eq!(log.images, [3; 3], "a small image is in every segment that uses it");
-    assert!(log.clocks.len() >= 3);
+    assert!(log.images.len() >= 2 && log.images.iter().all(|version| *version == 3), "{:?}", log.images);
+    assert!(log.clocks.len() >= log.images.len(), "every segment has the clocks");
 }
