@@ -5,8 +5,9 @@
 //! is told of it. It may crash, restart or be upgraded under load: `tachyond` goes on with what it has, and is not
 //! disturbed when control comes back.
 //!
-//! It deliberately touches no message and no frame, and never links the engine. It does not start or stop `tachyond`: it
-//! connects to it, and connects again.
+//! It deliberately judges no message and never links the engine: the truth log, which it writes, has frames as they were
+//! received and decisions as the workers made them. It does not start or stop `tachyond`: it connects to it, and connects
+//! again.
 #![forbid(unsafe_code)]
 
 mod apply;

@@ -382,7 +382,11 @@ impl<S: Storage> Shard<S> {
                 let stalled = now.tick.saturating_sub(self.group.moved) >= STALL_NS;
                 let trouble = match progress.state {
                     State::Full => Some(trouble_of(&Error::DiskFull)),
-                    _ if stalled => Some(trouble_of(&Error::Busy)),
+                    _ if stalled => Some(Trouble {
+                        reason: Error::Busy.reason(),
+                        why: "the disk has done nothing for two seconds; check it, and what else writes to it"
+                            .to_owned(),
+                    }),
                     _ => None,
                 };
                 self.change_trouble(trouble);

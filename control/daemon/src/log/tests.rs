@@ -272,8 +272,9 @@ pub(super) fn image(version: u64) -> Vec<u8> {
     (0..if version == 2 { 300_000 } else { 20_000 }).map(|_| random.next().to_le_bytes()[0]).collect()
 }
 
+/// A time, far behind that of any file that a test makes.
 pub(super) fn at(tick: u64) -> Now {
-    Now { tick, unix_ns: 1_800_000_000_000_000_000 + tick }
+    Now { tick, unix_ns: 4_000_000_000_000_000_000 + tick }
 }
 
 /// Steps until all turns are stable; gives the tick.

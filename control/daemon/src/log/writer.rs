@@ -176,8 +176,12 @@ impl<F: Folders, T: Source> Writer<F, T> {
         if let Some(lost) = pending.gap {
             let lead = turn.lead_shard.get();
             let shard = self.open(now, lead);
-            if shard.gap_tick() != Some(lost.last_tick.get()) && shard.gap(now, lost).is_err() {
-                return Ok(Err(Wait));
+            // One that the log has already was counted when it was written.
+            if shard.gap_tick() != Some(lost.last_tick.get()) {
+                if shard.gap(now, lost).is_err() {
+                    return Ok(Err(Wait));
+                }
+                self.workers[index].lost += lost.count.get();
             }
             pending.gap = None;
         }
@@ -388,6 +392,5 @@ fn read<T: Source>(worker: &mut Worker<T>) -> Result<Option<Pending>, String> {
     let missing = turn.turn.get().saturating_sub(newest.saturating_add(1));
     let reason = Reason::from_number(turn.refuses).unwrap_or(Reason::PersistUnavailable);
     let gap = (missing > 0).then(|| gap(missing, newest_tick, turn.tick.get(), reason, Some(Kind::Decisions)));
-    worker.lost += missing;
     Ok(Some(Pending { split, end, gap, done: 0, needs: Vec::new() }))
 }
