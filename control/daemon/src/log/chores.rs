@@ -127,6 +127,8 @@ impl Chores {
         // A segment is too old when its last record is, which is when it was written last.
         let limit = settings.keep_ns.map_or(0, |keep| now.unix_ns.saturating_sub(keep));
         let aged = segments.iter().take_while(|(_, written)| *written < limit).count();
+        // The last one is filled still, however long ago that was.
+        let aged = aged.min(segments.len().saturating_sub(1));
         let aged_end = segments.get(aged).filter(|_| aged > 0).map_or(0, |(first, _)| *first);
         let bytes_max = settings.keep_bytes.unwrap_or(u64::MAX);
         let Some(appender) = shard.appender() else { return };
