@@ -120,7 +120,7 @@ impl<Q: RxQueue + TxQueue, H: Host, T: Tap> Worker<'_, Q, H, T> {
             flags: flag(filled.durable, TURN_DURABLE)
                 | flag(kept.shards & owned == owned, TURN_COMPLETE)
                 | flag(kept.since_boot, TURN_SINCE_BOOT)
-                | flag(refused_by_device(&self.stats.counters) != refused_before, TURN_DEVICE)
+                | flag(filled.marked || refused_by_device(&self.stats.counters) != refused_before, TURN_DEVICE)
                 | flag(intake.scarce, TURN_RESERVE),
             pressure: u8::try_from(self.stats.counters.pressure).unwrap_or(0), // 0 to 4
             refuses: if intake.all { 0 } else { intake.reason().number() },

@@ -37,12 +37,14 @@ pub(crate) struct Filled {
     /// It holds messages that wait, and how many.
     pub(crate) durable: bool,
     pub(crate) held: u64,
+    /// Messages were forwarded on a route for the log that does not have them.
+    pub(crate) marked: bool,
     /// The places of received buffers that have to stay.
     pub(crate) stays: u64,
 }
 
 impl Filled {
-    pub(crate) const EMPTY: Self = Self { at: TURN_BYTES, commands: 0, items: 0, durable: false, held: 0, stays: 0 };
+    pub(crate) const EMPTY: Self = Self { at: TURN_BYTES, commands: 0, items: 0, durable: false, held: 0, marked: false, stays: 0 };
 }
 
 /// A record that is being filled. Its memory is as large as the turn can need, so nothing is ever left out; what would not fit

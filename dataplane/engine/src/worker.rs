@@ -252,10 +252,12 @@ impl<'a, Q: RxQueue + TxQueue, H: Host, T: Tap> Worker<'a, Q, H, T> {
             recorded: if intake.recorded { kept.shards } else { 0 },
             logged: kept.shards,
             pending: kept.pending,
+            marked: false,
         };
         burst.stats.counters.pressure = pressure.into();
         burst.judge(received, verdicts);
-        let filled = burst.record.take().map_or(Filled::EMPTY, Record::finish);
+        let marked = burst.marked;
+        let filled = Filled { marked, ..burst.record.take().map_or(Filled::EMPTY, Record::finish) };
         let quarantined = quarantine.drain(..).filter(|(message, reason)| host.quarantine(message, *reason)).count();
         stats.counters.quarantined += quarantined as u64;
         demands.drain(..).for_each(|demand| host.demand(demand));
@@ -470,6 +472,8 @@ struct Burst<'b, 'a, 'r, Q> {
     /// Shards with topics for the log, recorded in this turn or not.
     logged: u64,
     pending: &'b mut [Pending],
+    /// Messages for the log were forwarded without it.
+    marked: bool,
 }
 
 impl<'a, 'r, Q: TxQueue> Burst<'_, 'a, 'r, Q> {
@@ -636,7 +640,9 @@ impl<'a, 'r, Q: TxQueue> Burst<'_, 'a, 'r, Q> {
             if admitted && (!intake.scarce || policy == FULL_BUFFER) {
                 continue;
             }
-            *verdict = if policy == FULL_MARK && !durable { verdict.unlogged() } else { verdict.withheld() };
+            let marks = policy == FULL_MARK && !durable;
+            self.marked |= marks;
+            *verdict = if marks { verdict.unlogged() } else { verdict.withheld() };
             if policy == FULL_NACK {
                 nacked = nacked.or(Some(intake.reason().number()));
             }
