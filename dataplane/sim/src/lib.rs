@@ -11,11 +11,14 @@
 
 pub mod compare;
 pub mod keys;
+pub mod logs;
 pub mod rebuild;
 pub mod record;
 pub mod replay;
+pub mod run;
 pub mod stage;
 pub mod turn;
+pub mod write;
 
 pub use keys::Keys;
 pub use replay::{Replay, Report};

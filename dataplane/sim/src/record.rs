@@ -34,6 +34,8 @@ const PUBLISHERS: u32 = 8;
 const SUBSCRIBERS: u32 = 6;
 const SENDERS: u32 = 16;
 const EPOCH: u32 = 3;
+/// What its ticks are counted from, in Unix nanoseconds.
+pub const UNIX_OFFSET_NS: u64 = 1_700_000_000_000_000_000;
 /// Turns between two changes of the rules.
 const RULES_EVERY: u64 = 5_000;
 /// Messages of a frame at most: what fits at MTU 1500.
@@ -231,7 +233,7 @@ fn limits() -> Limits {
         held_buffers: BUFFERS / 4,
         fill_window_ns: 5_000,
         boot: 7,
-        unix_offset_ns: 1_700_000_000_000_000_000,
+        unix_offset_ns: UNIX_OFFSET_NS,
         path: Path::detect(),
     }
 }
@@ -430,7 +432,7 @@ impl Recorder {
                 let share = self.draws.below(65_537).into();
                 Command::Lease(Lease { sender_id: (4 * self.draws.below(SENDERS / 4)).into(), share })
             }
-            1 => Command::CloseSession(0x100 + number),
+            1 if self.draws.one_in(8) => Command::CloseSession(0x100 + number),
             2 => Command::RemoveSubscriber(self.draws.below(SUBSCRIBERS)),
             3 => {
                 let slot = self.draws.below(SUBSCRIBERS);
