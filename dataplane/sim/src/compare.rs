@@ -71,7 +71,8 @@ pub fn canonical(record: &[u8], scope: &Scope, keys: Option<&Keys>) -> Option<Ve
 }
 
 /// A command with its keys' names in their place, and the setup as far as it can be compared.
-fn named(number: u8, bytes: &[u8], keys: Option<&Keys>) -> Vec<u8> {
+#[must_use]
+pub fn named(number: u8, bytes: &[u8], keys: Option<&Keys>) -> Vec<u8> {
     let name = |key: &[u8; 32]| keys.map_or(*key, |keys| keys.name(key));
     match number {
         // How much may wait is the replay's own affair: whether it was too much is in each turn's flags.

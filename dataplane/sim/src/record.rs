@@ -378,7 +378,7 @@ impl Recorder {
             let limited = self.draws.one_in(3);
             source.topics.push(TopicSource {
                 topic_id,
-                quota: if limited { Quota { period: 16 * 2_000, burst: 40 } } else { Quota::UNLIMITED },
+                quota: if limited { Quota { period: 16 * 40_000, burst: 8 } } else { Quota::UNLIMITED },
                 tag_required: self.draws.one_in(8),
                 quarantine: self.draws.one_in(8),
                 durability,

@@ -1,41 +1,216 @@
 //! What a worker recorded is replayed and nothing differs; where something differs it is said.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
+use std::{env, fs, path::PathBuf};
 use tachyon_sim::{
-    Keys, Replay, Report,
-    record::{Recorder, World},
+    Keys, RecordedTurn, Replay, Report,
+    compare::named,
+    record::{Recorder, UNIX_OFFSET_NS, World},
+    run::run,
+    turn::{ShardPart, header, join, split},
+    write::Writer,
+};
+use tachyon_wire::{
+    FrameHeader, Reason,
+    frame::AUTHENTICATED,
+    tap::{self, ENTRY_REASONS, FRAME_STUBS, FRAME_WHOLE, Part},
 };
 
-/// Records messages and replays them at once.
-fn replayed(world: World, messages: u64) -> (Report, Recorder) {
+use zerocopy::FromBytes;
+
+/// Turns as a log has them: keys replaced by their names.
+fn recorded(world: World, messages: u64) -> (Recorder, Keys, Vec<RecordedTurn>) {
     let mut recorder = Recorder::new(world).unwrap();
     let mut keys = Keys::new();
     recorder.keys().into_iter().for_each(|key| keys.add(key));
-    let mut replay = None;
+    let mut turns: Vec<RecordedTurn> = Vec::new();
     while recorder.messages() < messages {
-        let Some(turn) = recorder.step() else { continue };
-        let mut turn = turn;
-        turn.record = tachyon_sim::compare::canonical(&turn.record, &whole(), Some(&keys)).unwrap();
-        let replay = replay.get_or_insert_with(|| Replay::new(&turn, keys.clone()).unwrap());
-        let version = tachyon_sim::turn::header(&turn.record).unwrap().ruleset_version.get();
+        turns.extend(recorder.step());
+    }
+    let turns = turns.iter().map(|turn| whole(split(turn, |number, bytes| named(number, bytes, Some(&keys)))));
+    let turns = turns.collect();
+    (recorder, keys, turns)
+}
+
+/// A turn out of its shards' parts.
+fn whole(parts: Option<Vec<ShardPart>>) -> RecordedTurn {
+    let part = |part: ShardPart| (part.frames.into_iter().map(|(_, bytes)| bytes).collect(), vec![part.body]);
+    join(parts.unwrap().into_iter().map(part).collect()).unwrap()
+}
+
+fn replay(recorder: &Recorder, keys: &Keys, turns: &[RecordedTurn]) -> Report {
+    let mut replay = Replay::new(&turns[0], keys.clone()).unwrap();
+    for turn in turns {
+        let version = header(&turn.record).unwrap().ruleset_version.get();
         if version != 0 {
             replay.add_ruleset(version, recorder.image(version).unwrap()).unwrap();
         }
-        replay.turn(&turn);
+        replay.turn(turn);
     }
-    (replay.unwrap().report(), recorder)
-}
-
-/// Keys replaced by their names, and nothing else.
-fn whole() -> tachyon_sim::compare::Scope {
-    tachyon_sim::compare::Scope { egress: true, ..Default::default() }
+    replay.report()
 }
 
 #[test]
 fn a_replay_makes_the_same_records() {
-    let (report, recorder) = replayed(World { seed: 1, ..World::default() }, 200_000);
-    println!("{report:#?}");
-    println!("{:?}", recorder.stats().counters);
-    assert_eq!((report.mismatches, report.not_replayed), (0, 0));
-    assert!(report.digest_equal && report.egress_turns > 0 && report.egress_frames > 0);
+    for seed in 1..4 {
+        let (recorder, keys, turns) = recorded(World { seed, ..World::default() }, 100_000);
+        let report = replay(&recorder, &keys, &turns);
+        assert_eq!((report.mismatches, report.not_replayed, report.on_trust), (0, 0, 0), "{:?}", report.first);
+        assert_eq!((report.turns, report.egress_turns), (turns.len() as u64, turns.len() as u64));
+        assert!(report.digest_equal && report.egress_frames > 1_000 && report.verdicts_compared > 90_000);
+        assert_eq!(replay(&recorder, &keys, &turns).hash, report.hash, "a replay is always the same");
+    }
+}
+
+#[test]
+fn the_recorded_world_has_all_that_may_happen() {
+    let (mut recorder, _, turns) = recorded(World { seed: 1, ..World::default() }, 200_000);
+    let counters = recorder.stats().counters;
+    let frames = [
+        Reason::TooLarge, Reason::BadFrame, Reason::NoSession, Reason::BadTag, Reason::BadCrc, Reason::Stale, Reason::Replay,
+    ];
+    for reason in frames {
+        assert!(counters.frames_refused[reason.index()] > 0, "{reason:?}");
+    }
+    let messages = [
+        Reason::BadPacket, Reason::TopicShard, Reason::Sender, Reason::Denylisted, Reason::TopicTagRequired,
+        Reason::QuotaExceeded, Reason::Throttled,
+    ];
+    for reason in messages {
+        assert!(counters.messages_refused[reason.index()] > 0, "{reason:?}");
+    }
+    let (mut stubs, mut whole) = (0, 0);
+    for turn in &turns {
+        for part in tap::read(&turn.record).unwrap().1 {
+            if let Part::Frame(frame) = part {
+                stubs += u64::from(frame.entry.form == FRAME_STUBS);
+                whole += u64::from(frame.entry.form == FRAME_WHOLE);
+            }
+        }
+    }
+    assert!(stubs > 100 && whole > 100, "{stubs} in part, {whole} whole");
+    assert!(counters.copies_refused[Reason::PersistTimeout.index()] > 0 && counters.ruleset_swaps > 1);
+    assert!(recorder.step().is_some() || recorder.turns() > 0);
+}
+
+/// Quotas of senders depend on shards that nobody records, so they are taken from the record; all else is compared.
+#[test]
+fn where_only_some_shards_are_recorded_quotas_are_taken_on_trust() {
+    let (recorder, keys, turns) = recorded(World { seed: 5, partly: true, ..World::default() }, 200_000);
+    let report = replay(&recorder, &keys, &turns);
+    assert_eq!((report.mismatches, report.not_replayed), (0, 0), "{:?}", report.first);
+    assert!(report.on_trust > 0 && report.egress_turns < 200);
+    assert!(report.verdicts_compared > 10 * report.on_trust);
+}
+
+#[test]
+fn what_leaves_is_compared_up_to_the_first_message_that_went_without_the_log() {
+    let (recorder, keys, turns) = recorded(World { seed: 6, marks: true, ..World::default() }, 200_000);
+    let report = replay(&recorder, &keys, &turns);
+    assert_eq!((report.mismatches, report.not_replayed), (0, 0), "{:?}", report.first);
+    assert!(report.digest_equal && report.egress_turns > 0 && report.egress_turns < report.turns);
+}
+
+#[test]
+fn without_keys_verdicts_are_compared_and_seals_are_not() {
+    let (recorder, _, turns) = recorded(World { seed: 7, ..World::default() }, 50_000);
+    let report = replay(&recorder, &Keys::new(), &turns);
+    assert_eq!((report.mismatches, report.not_replayed, report.egress_turns), (0, 0, 0), "{:?}", report.first);
+    assert!(report.on_trust > 0);
+}
+
+/// A log that says something else than what happened is found out, at the frame and the message.
+#[test]
+fn a_changed_verdict_is_found() {
+    let (recorder, keys, mut turns) = recorded(World { seed: 8, ..World::default() }, 50_000);
+    let word = |turn: &RecordedTurn| {
+        let (_, parts) = tap::read(&turn.record)?;
+        for part in parts {
+            if let Part::Frame(frame) = part
+                && frame.entry.flags & ENTRY_REASONS != 0
+                && let Some(at) = frame.reasons.iter().position(|word| *word == Reason::Throttled.number())
+            {
+                let begin = frame.reasons.as_ptr().addr() - turn.record.as_ptr().addr();
+                return Some((begin + at, at));
+            }
+        }
+        None
+    };
+    let (place, (at, index)) = turns.iter().enumerate().find_map(|(place, turn)| Some((place, word(turn)?))).unwrap();
+    turns[place].record[at] = 0;
+    let report = replay(&recorder, &keys, &turns);
+    let first = &report.first[0];
+    assert_eq!((report.mismatches, first.turn, first.message), (1, place as u64 + 1, Some(index)));
+    assert_eq!((first.recorded.as_str(), first.replayed.as_str()), ("accepted", Reason::Throttled.code()));
+}
+
+/// A frame that was changed behind what judging looks at is found in what left.
+#[test]
+fn a_changed_message_is_found() {
+    let (recorder, _, mut turns) = recorded(World { seed: 9, ..World::default() }, 50_000);
+    // Of a session whose frames are only taken on trust, so that it is judged all the same.
+    let flags = |frame: &Vec<u8>| FrameHeader::read_from_prefix(frame).unwrap().0.flags.get();
+    let crc = |frame: &Vec<u8>| flags(frame) & AUTHENTICATED == 0;
+    let turn = turns.iter_mut().find(|turn| turn.frames.iter().any(crc)).unwrap();
+    let frame = turn.frames.iter_mut().find(|frame| crc(frame)).unwrap();
+    frame[64 + 16] ^= 1;
+    let mut keys = Keys::new();
+    recorder.keys().into_iter().for_each(|key| keys.add(key));
+    let report = replay(&recorder, &keys, &turns);
+    assert!(report.mismatches > 0);
+}
+
+#[test]
+fn a_lost_turn_ends_a_replay_and_is_said() {
+    let (recorder, keys, mut turns) = recorded(World { seed: 10, ..World::default() }, 20_000);
+    turns.remove(100);
+    let report = replay(&recorder, &keys, &turns);
+    assert_eq!((report.turns, report.mismatches), (100, 0));
+    assert_eq!(report.not_replayed, turns.len() as u64 - 100);
+    assert_eq!(report.because.as_deref(), Some("turns 101 to 101 were lost"));
+    assert!(Replay::new(&turns[1], keys).is_err(), "it does not begin in the middle");
+}
+
+#[test]
+fn a_turn_that_was_taken_apart_is_put_together_again() {
+    let (_, _, turns) = recorded(World { seed: 11, ..World::default() }, 50_000);
+    for turn in &turns {
+        assert_eq!(&whole(split(turn, |_, bytes| bytes.to_vec())), turn);
+    }
+}
+
+/// As many messages as `TACHYON_REPLAY_MESSAGES` says (a million if it does not), through logs on the disk.
+#[test]
+fn logs_are_replayed_from_the_disk() {
+    let messages = env::var("TACHYON_REPLAY_MESSAGES").ok().and_then(|text| text.parse().ok()).unwrap_or(1_000_000);
+    let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("logs-are-replayed");
+    let _ = fs::remove_dir_all(&directory);
+    fs::create_dir_all(&directory).unwrap();
+    let mut recorder = Recorder::new(World { seed: 12, ..World::default() }).unwrap();
+    let mut writer = Writer::new(&directory, [7; 16], UNIX_OFFSET_NS);
+    let mut turns = 0;
+    while recorder.messages() < messages {
+        if let Some(turn) = recorder.step() {
+            let version = header(&turn.record).unwrap().ruleset_version.get();
+            writer.append(&turn, recorder.image(version)).unwrap();
+            turns += 1;
+        }
+    }
+    writer.finish(recorder.now()).unwrap();
+    let keys = Keys::read(&directory.join("keys")).unwrap();
+    let outcome = run(&directory, &keys, None, |_| {}).unwrap();
+    assert!(outcome.is_equal() && outcome.damage.is_empty(), "{:?}", outcome.reports[0].first);
+    let [report] = outcome.reports.as_slice() else { panic!("one worker") };
+    assert_eq!((report.worker, report.turns, report.not_replayed, report.on_trust), (3, turns, 0, 0));
+    assert_eq!(report.messages, recorder.stats().counters.messages_seen);
+    assert_eq!(run(&directory, &keys, Some(1), |_| {}).unwrap().reports.len(), 0, "no such worker");
+    // A bit of it changes.
+    let segment = fs::read_dir(directory.join("shard-00001")).unwrap().filter_map(Result::ok);
+    let segment = segment.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|it| it == "log")).min();
+    let mut bytes = fs::read(segment.as_ref().unwrap()).unwrap();
+    bytes[300_000] ^= 1;
+    fs::write(segment.unwrap(), bytes).unwrap();
+    let outcome = run(&directory, &keys, None, |_| {}).unwrap();
+    assert!(!outcome.damage.is_empty() && outcome.reports[0].not_replayed > 0);
+    fs::remove_dir_all(&directory).unwrap();
 }

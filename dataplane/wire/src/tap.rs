@@ -33,8 +33,8 @@ pub const TURN_COMPLETE: u8 = 1 << 1;
 pub const TURN_SINCE_BOOT: u8 = 1 << 2;
 /// [`Turn::flags`]: messages that were not taken ([`Turn::refuses`]) are those of topics that may not use the reserve.
 pub const TURN_RESERVE: u8 = 1 << 4;
-/// [`Turn::flags`]: in this turn copies were refused for what no record tells (a full queue, no buffer, a device's error), or
-/// messages were forwarded that the log did not take ([`crate::image::FULL_MARK`]), so what left differs from what a replay
+/// [`Turn::flags`]: in this turn copies were refused for what no record tells (a full queue, no free buffer), or messages were
+/// forwarded that the log did not take ([`crate::image::FULL_MARK`]), so what left differs from what a replay
 /// would send.
 pub const TURN_DEVICE: u8 = 1 << 3;
 
