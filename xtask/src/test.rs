@@ -41,7 +41,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             "exported tables: read by our own crate alone, pyarrow is not installed (python3 -m pip install pyarrow)"
         );
     }
-    crate::run(&mut cargo(&[&["test", "--locked", "--workspace"], features().as_slice()].concat()))
+    let mut tests = cargo(&[&["test", "--locked", "--workspace"], features().as_slice()].concat());
+    if !args.quick {
+        // Ten million messages are recorded and replayed, which takes a minute or two.
+        tests.env("TACHYON_REPLAY_MESSAGES", "10000000");
+    }
+    crate::run(&mut tests)
 }
 
 /// Every feature and crate, or those for which the libraries are there.

@@ -51,6 +51,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "loader",
         ],
     ),
+    ("tachyon-sim", &["wire", "policy", "engine", "driver-api", "driver-arena", "driver-mem", "log"]),
     ("tachyon-micro", &["wire", "kernels", "policy", "engine", "driver-api", "driver-arena", "driver-mem"]),
     (
         "tachyon-loadgen",

@@ -33,6 +33,7 @@ pub(crate) fn run(command: &LogCommand) -> Result<ExitCode, Failure> {
         LogCommand::CheckProof(options) => prove::check(options),
         LogCommand::Checkpoint(options) => checkpoint::run(options).map(|()| ExitCode::SUCCESS),
         LogCommand::Export(options) => export::run(options),
+        LogCommand::Replay(command) => Err(crate::replay::run(command)),
     }
 }
 

@@ -19,6 +19,7 @@ mod manual;
 mod output;
 mod ports;
 mod prefilter;
+mod replay;
 mod routes;
 mod rules;
 mod sample;

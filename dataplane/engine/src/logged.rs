@@ -8,10 +8,11 @@ use crate::{
     host::Host,
     ingress::Ingress,
     kept::{Intake, Kept, Whole, Wholes},
+    limits::Limits,
     record::{Filled, Record},
     reply::{Due, Replies},
     tap::Tap,
-    worker::{Worker, adopt_rules},
+    worker::Worker,
 };
 use tachyon_driver_api::{Pool, RxQueue, TxQueue};
 use tachyon_policy::{Ruleset, Shards};
@@ -242,4 +243,26 @@ impl<'a> Settling<'_, 'a, '_> {
             }
         }
     }
+}
+
+/// Goes over to another version of the rules, if there is one.
+pub(crate) fn adopt_rules(
+    ruleset: Option<&Ruleset<'_>>,
+    adopted: &mut u64,
+    kept: &mut Kept<'_>,
+    limits: &Limits,
+    egress: &mut Egress<'_>,
+    now_ns: u64,
+    stats: &mut WorkerStats,
+) {
+    let version = ruleset.map_or(0, |ruleset| ruleset.version);
+    if version == *adopted {
+        return;
+    }
+    // Lanes belong to the routes of one version, so they are closed before the next one.
+    egress.flush_due(now_ns, 0, stats);
+    *adopted = version;
+    stats.counters.ruleset_version = version;
+    stats.counters.ruleset_swaps += 1;
+    kept.record_shards(ruleset.map_or(0, Ruleset::logged_shards) & limits.owned_shards());
 }

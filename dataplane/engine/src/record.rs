@@ -44,7 +44,8 @@ pub(crate) struct Filled {
 }
 
 impl Filled {
-    pub(crate) const EMPTY: Self = Self { at: TURN_BYTES, commands: 0, items: 0, durable: false, held: 0, marked: false, stays: 0 };
+    pub(crate) const EMPTY: Self =
+        Self { at: TURN_BYTES, commands: 0, items: 0, durable: false, held: 0, marked: false, stays: 0 };
 }
 
 /// A record that is being filled. Its memory is as large as the turn can need, so nothing is ever left out; what would not fit

@@ -7,7 +7,7 @@ use crate::{
     ingress::{Found, Ingress, Refused},
     kept::{Intake, Kept, Pending},
     limits::{Limits, Memory},
-    logged::refused_by_device,
+    logged::{adopt_rules, refused_by_device},
     pressure::Pressure,
     ready::{Ready, Tokens},
     record::{Filled, Record},
@@ -16,7 +16,7 @@ use crate::{
 };
 use arrayvec::ArrayVec;
 use tachyon_driver_api::{CompletionBatch, Pool, Received, RxBatch, RxQueue, TxBatch, TxQueue};
-use tachyon_policy::{FrameContext, Inputs, Ruleset, Shards, Tables, Verdict};
+use tachyon_policy::{FrameContext, Inputs, Shards, Tables, Verdict};
 use tachyon_wire::{
     Endpoint, LINE, Message, Reason,
     ack::Map,
@@ -413,28 +413,6 @@ impl<'a, Q: RxQueue + TxQueue, H: Host, T: Tap> Worker<'a, Q, H, T> {
         let count = |buffers: usize| i64::try_from(buffers).unwrap_or(i64::MAX);
         count(self.pool.total()) - count(here + self.queue.held())
     }
-}
-
-/// Goes over to another version of the rules, if there is one.
-pub(crate) fn adopt_rules(
-    ruleset: Option<&Ruleset<'_>>,
-    adopted: &mut u64,
-    kept: &mut Kept<'_>,
-    limits: &Limits,
-    egress: &mut Egress<'_>,
-    now_ns: u64,
-    stats: &mut WorkerStats,
-) {
-    let version = ruleset.map_or(0, |ruleset| ruleset.version);
-    if version == *adopted {
-        return;
-    }
-    // Lanes belong to the routes of one version, so they are closed before the next one.
-    egress.flush_due(now_ns, 0, stats);
-    *adopted = version;
-    stats.counters.ruleset_version = version;
-    stats.counters.ruleset_swaps += 1;
-    kept.record_shards(ruleset.map_or(0, Ruleset::logged_shards) & limits.owned_shards());
 }
 
 /// A frame of the stage: whose buffer it is in, and the place of its shard among the worker's.

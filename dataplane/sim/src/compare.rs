@@ -5,8 +5,8 @@ use tachyon_wire::{
     Reason,
     command::{AddSubscriber, OpenSession},
     tap::{
-        self, COMMAND_ADD_SUBSCRIBER, COMMAND_OPEN_SESSION, COMMAND_SETUP, ENTRY_DURABLE, FRAME_REFUSED, FRAME_STUBS, FramePart, HELD,
-        Item, Part, STUB_BYTES, Setup, TURN_DEVICE, Turn,
+        self, COMMAND_ADD_SUBSCRIBER, COMMAND_OPEN_SESSION, COMMAND_SETUP, ENTRY_DURABLE, FRAME_REFUSED, FRAME_STUBS,
+        FramePart, HELD, Item, Part, STUB_BYTES, Setup, TURN_DEVICE, Turn,
     },
 };
 use zerocopy::{FromBytes, IntoBytes};
@@ -76,10 +76,8 @@ pub fn named(number: u8, bytes: &[u8], keys: Option<&Keys>) -> Vec<u8> {
     let name = |key: &[u8; 32]| keys.map_or(*key, |keys| keys.name(key));
     match number {
         // How much may wait is the replay's own affair: whether it was too much is in each turn's flags.
-        COMMAND_SETUP => Setup::read_from_bytes(bytes).map_or_else(
-            |_| bytes.to_vec(),
-            |setup| Setup { held_buffers: 0.into(), ..setup }.as_bytes().to_vec(),
-        ),
+        COMMAND_SETUP => Setup::read_from_bytes(bytes)
+            .map_or_else(|_| bytes.to_vec(), |setup| Setup { held_buffers: 0.into(), ..setup }.as_bytes().to_vec()),
         COMMAND_OPEN_SESSION => OpenSession::read_from_bytes(bytes).map_or_else(
             |_| bytes.to_vec(),
             |open| {

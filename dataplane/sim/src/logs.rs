@@ -130,7 +130,8 @@ impl Logs {
 impl ShardLog {
     fn open(path: PathBuf) -> anyhow::Result<Self> {
         let mut files = ReadOnly::new(&path);
-        let cursor = Cursor::new(&mut files, 0).with_context(|| format!("cannot read the log in {}", path.display()))?;
+        let cursor =
+            Cursor::new(&mut files, 0).with_context(|| format!("cannot read the log in {}", path.display()))?;
         let (ready, growing) = (VecDeque::new(), ShardTurn::default());
         Ok(Self { path, files, cursor, ready, growing, ended: false })
     }

@@ -164,7 +164,8 @@ fn say(document: &Value, as_json: bool) {
         println!("{document:#}");
         return;
     }
-    let names = ["turns", "frames", "messages", "verdicts_compared", "mismatches", "egress_frames", "on_trust", "not_replayed"];
+    let names =
+        ["turns", "frames", "messages", "verdicts_compared", "mismatches", "egress_frames", "on_trust", "not_replayed"];
     for name in names {
         println!("{:<18} {}", name.replace('_', " "), document[name]);
     }
@@ -190,7 +191,8 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn record(options: &Record) -> anyhow::Result<()> {
-    std::fs::create_dir_all(&options.directory).with_context(|| format!("cannot make {}", options.directory.display()))?;
+    std::fs::create_dir_all(&options.directory)
+        .with_context(|| format!("cannot make {}", options.directory.display()))?;
     let world = World { seed: options.seed, partly: options.partly, marks: options.marks };
     let mut recorder = Recorder::new(world)?;
     let boot_id = *blake3::hash(&options.seed.to_le_bytes()).as_bytes().first_chunk().unwrap_or(&[0; 16]);
@@ -204,7 +206,11 @@ fn record(options: &Record) -> anyhow::Result<()> {
     let counters = recorder.stats().counters;
     eprintln!(
         "{} messages in {} frames: {} accepted, {} turns recorded, {} bytes of records",
-        counters.messages_seen, counters.frames_seen, counters.messages_accepted, counters.turns_recorded, counters.bytes_recorded
+        counters.messages_seen,
+        counters.frames_seen,
+        counters.messages_accepted,
+        counters.turns_recorded,
+        counters.bytes_recorded
     );
     writer.finish(recorder.now())
 }

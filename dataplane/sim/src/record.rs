@@ -3,9 +3,8 @@
 //! from the seed alone.
 
 use crate::{RecordedTurn, stage::Ring};
-use tachyon_driver_api::{
-    CompletionBatch, Pool, QueueStats, RxBatch, RxQueue, TxBatch, TxQueue,
-};
+use std::collections::{BTreeMap, VecDeque};
+use tachyon_driver_api::{CompletionBatch, Pool, QueueStats, RxBatch, RxQueue, TxBatch, TxQueue};
 use tachyon_driver_arena::{Arena, ArenaConfig, Pages};
 use tachyon_driver_mem::{LinkConfig, MemQueue, Outside, pair};
 use tachyon_engine::{Host, Limits, Log, Memory, Path, Tap, Worker};
@@ -23,7 +22,6 @@ use tachyon_wire::{
     tag::{self, FrameKey},
     tap::{self, FRAME_WHOLE, Part},
 };
-use std::collections::{BTreeMap, VecDeque};
 
 const SHARDS: &[u16] = &[0, 1, 2, 3];
 const BUFFERS: u32 = 512;
@@ -382,7 +380,11 @@ impl Recorder {
                 tag_required: self.draws.one_in(8),
                 quarantine: self.draws.one_in(8),
                 durability,
-                when_full: if durability == Durability::Durable && policy == WhenFull::Mark { WhenFull::Nack } else { policy },
+                when_full: if durability == Durability::Durable && policy == WhenFull::Mark {
+                    WhenFull::Nack
+                } else {
+                    policy
+                },
                 publishers: u32::from(self.draws.one_in(4)),
                 subscribers: u32::try_from(source.sets.len() - 1).unwrap_or(0),
             });
@@ -528,9 +530,9 @@ impl Recorder {
     fn spoil(&mut self, number: usize, shard: u16, odd: u32, frames: &mut Vec<Vec<u8>>) {
         let Some(frame) = frames.first_mut() else { return };
         match odd {
-            0 => frame[70] ^= 1,                           // forged or damaged
-            1 => frame[0] ^= 1,                            // no frame of ours
-            2 => frame[8..12].copy_from_slice(&[9; 4]),    // perhaps no such session
+            0 => frame[70] ^= 1,                        // forged or damaged
+            1 => frame[0] ^= 1,                         // no frame of ours
+            2 => frame[8..12].copy_from_slice(&[9; 4]), // perhaps no such session
             3 => {
                 if let Some((of, earlier)) = &self.publishers[number].earlier
                     && *of == shard

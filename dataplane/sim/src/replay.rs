@@ -311,7 +311,8 @@ impl Replay {
         let (length, stride) = (item.length.get() as usize, item.stride.get().max(1) as usize);
         let length = length.saturating_sub(index * stride).min(stride);
         let bytes = if frame.entry.form == FRAME_WHOLE { Some(whole.next()?.as_slice()) } else { None };
-        let foreign = |message: usize| !self.exact && frame.reasons.get(message).is_some_and(|reason| is_quota(*reason));
+        let foreign =
+            |message: usize| !self.exact && frame.reasons.get(message).is_some_and(|reason| is_quota(*reason));
         let count = usize::from(frame.entry.count.get());
         let trusted = (0..count).filter(|message| foreign(*message)).count() as u64;
         let rebuilt = self.sealer.rebuild(frame, length, bytes, foreign);
@@ -334,7 +335,8 @@ impl Replay {
     /// Puts buffers of shards that are not recorded before the one at `place`.
     fn fill(&self, arrived: &mut Vec<Arrived>, place: usize) {
         let shards = self.setup.shards.get();
-        let shard = (0..64).find(|shard| shards >> shard & 1 == 0).or_else(|| (0..64).find(|s| self.logged >> s & 1 == 0));
+        let shard =
+            (0..64).find(|shard| shards >> shard & 1 == 0).or_else(|| (0..64).find(|s| self.logged >> s & 1 == 0));
         while arrived.len() < place {
             // One frame, which is empty and refused for it.
             let source = Endpoint::NONE;

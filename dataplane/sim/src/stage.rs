@@ -2,9 +2,7 @@
 //! each turn what was there.
 
 use std::collections::{BTreeMap, VecDeque};
-use tachyon_driver_api::{
-    Completion, CompletionBatch, Pool, QueueStats, Received, RxBatch, RxQueue, TxBatch, TxQueue,
-};
+use tachyon_driver_api::{Completion, CompletionBatch, Pool, QueueStats, Received, RxBatch, RxQueue, TxBatch, TxQueue};
 use tachyon_engine::{Host, Log, Tap};
 use tachyon_policy::Verified;
 use tachyon_wire::{

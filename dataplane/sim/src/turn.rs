@@ -1,9 +1,7 @@
 //! A worker's turn as the log has it: taken apart by shard, put together again, written anew.
 
 use std::collections::BTreeMap;
-use tachyon_wire::tap::{
-    self, ALIGN, CommandHeader, FRAME_WHOLE, FrameEntry, FramePart, Item, Part, TURN_BYTES, Turn,
-};
+use tachyon_wire::tap::{self, ALIGN, CommandHeader, FRAME_WHOLE, FrameEntry, FramePart, Item, Part, TURN_BYTES, Turn};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// A turn, and what its record only points at.
@@ -162,6 +160,7 @@ pub fn split(turn: &RecordedTurn, mut change: impl FnMut(u8, &[u8]) -> Vec<u8>) 
             }
         }
     }
-    let part = |(shard, (encoder, frames)): (u16, (Encoder, _))| ShardPart { shard, frames, body: encoder.finish(header) };
+    let part =
+        |(shard, (encoder, frames)): (u16, (Encoder, _))| ShardPart { shard, frames, body: encoder.finish(header) };
     parts.is_whole().then(|| shards.into_iter().map(part).collect())
 }

@@ -77,7 +77,8 @@ impl Writer {
         let head = header(&turn.record).context("a record that is no turn")?;
         let (tick, version) = (head.tick.get(), head.ruleset_version.get());
         let keys = &mut self.keys;
-        let parts = split(turn, |number, bytes| without_keys(number, bytes, keys)).context("a record that makes no sense")?;
+        let parts =
+            split(turn, |number, bytes| without_keys(number, bytes, keys)).context("a record that makes no sense")?;
         let burst = u32::try_from(head.turn.get() & 0xffff_ffff).unwrap_or(0);
         for part in parts {
             self.open(part.shard, tick)?;

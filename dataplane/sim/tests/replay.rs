@@ -67,14 +67,25 @@ fn the_recorded_world_has_all_that_may_happen() {
     let (mut recorder, _, turns) = recorded(World { seed: 1, ..World::default() }, 200_000);
     let counters = recorder.stats().counters;
     let frames = [
-        Reason::TooLarge, Reason::BadFrame, Reason::NoSession, Reason::BadTag, Reason::BadCrc, Reason::Stale, Reason::Replay,
+        Reason::TooLarge,
+        Reason::BadFrame,
+        Reason::NoSession,
+        Reason::BadTag,
+        Reason::BadCrc,
+        Reason::Stale,
+        Reason::Replay,
     ];
     for reason in frames {
         assert!(counters.frames_refused[reason.index()] > 0, "{reason:?}");
     }
     let messages = [
-        Reason::BadPacket, Reason::TopicShard, Reason::Sender, Reason::Denylisted, Reason::TopicTagRequired,
-        Reason::QuotaExceeded, Reason::Throttled,
+        Reason::BadPacket,
+        Reason::TopicShard,
+        Reason::Sender,
+        Reason::Denylisted,
+        Reason::TopicTagRequired,
+        Reason::QuotaExceeded,
+        Reason::Throttled,
     ];
     for reason in messages {
         assert!(counters.messages_refused[reason.index()] > 0, "{reason:?}");

@@ -87,6 +87,8 @@ pub(crate) enum LogCommand {
     /// Writes frames to a capture file, or messages to a table.
     #[command(after_help = AFTER_EXPORT)]
     Export(Export),
+    #[command(flatten)]
+    Replay(crate::replay::ReplayCommand),
 }
 
 /// Which log.
