@@ -18,6 +18,7 @@ pub mod fan;
 mod forward;
 pub mod host;
 pub mod ingress;
+pub mod inspect;
 pub mod kept;
 pub mod limits;
 mod logged;

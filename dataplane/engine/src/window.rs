@@ -36,11 +36,11 @@ pub struct Window {
 
 /// What the window knows of 64 frames, side by side, so that settling one touches one line.
 #[derive(Clone, Copy, Debug)]
-struct Frames {
+pub(crate) struct Frames {
     /// Settled.
-    seen: u64,
+    pub(crate) seen: u64,
     /// A message in it was refused.
-    refused: u64,
+    pub(crate) refused: u64,
 }
 
 impl Frames {
@@ -141,6 +141,11 @@ impl Window {
     #[must_use]
     pub fn is_refused(&self, id: u32) -> bool {
         id <= self.top && self.top - id < WINDOW && self.frames[word(id)].refused & bit(id) != 0
+    }
+
+    /// The highest frame that is settled, and what is known of it and those before it.
+    pub(crate) const fn state(&self) -> (u32, [Frames; WORDS]) {
+        (self.top, self.frames)
     }
 
     /// Every frame up to the returned one is settled.

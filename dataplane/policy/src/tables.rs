@@ -177,7 +177,24 @@ pub(crate) fn span(period: u64, burst: u32) -> u64 {
     period.saturating_mul(burst.into())
 }
 
+impl Tables<'_> {
+    /// What is kept of a topic; `None` for one of another worker's shards.
+    #[must_use]
+    pub fn topic(&self, topic_id: u32) -> Option<&TopicState> {
+        let shard = u16::try_from(topic_id & u32::from(self.shards.shard_count).wrapping_sub(1)).ok()?;
+        let slot = topic_id >> self.shards.topic_shift();
+        let place = self.shards.run_start(shard).checked_add(slot as usize)?;
+        self.topics.get(place).filter(|_| slot < self.shards.slots_per_shard)
+    }
+}
+
 impl TopicState {
+    /// When the bucket is full again, in 1/16 ns of the tick; 0 = it was never touched.
+    #[must_use]
+    pub const fn level(&self) -> u64 {
+        self.tat
+    }
+
     /// Bits 0–31 the version of the ruleset that the copy was made from, 0 = none; 32–47 the topic's flags; 48–63 its group.
     #[inline]
     pub(crate) const fn stamp(version: u32, flags: u16, group: u16) -> u64 {
@@ -216,6 +233,12 @@ impl TopicState {
 }
 
 impl SenderState {
+    /// When the bucket is full again, in 1/16 ns of the tick; 0 = it was never touched.
+    #[must_use]
+    pub const fn level(&self) -> u64 {
+        self.tat
+    }
+
     /// The part of [`SenderState::more`] that messages under this version may use, as a number below [`SHUT`]; anything else
     /// is no such part. One comparison for the version and for senders from whom nothing is accepted.
     #[inline(always)]

@@ -16,6 +16,7 @@ pub mod rebuild;
 pub mod record;
 pub mod replay;
 pub mod run;
+pub mod snapshot;
 pub mod stage;
 pub mod turn;
 pub mod write;

@@ -29,6 +29,12 @@ JSON: {equal, turns, frames, messages, verdicts_compared, mismatches, first: [{t
 egress_frames, egress_turns, digest_equal, on_trust, not_replayed, hash, seconds, damage, workers: [the same, and worker and because]}.
 hash is BLAKE3 over the replayed records of a worker; of several, over their hashes.";
 
+const AFTER_SNAPSHOT: &str = "\
+The file: a line with version, BLAKE3 of the rest and its length, then JSON: {equal, damage, workers: [{worker, turn, tick,
+ruleset_version, topics: [{topic, accepted, refused, level, last: {turn, session, epoch, frame_id, index, message}}],
+senders: [{sender, level}], windows: [{session, shard, epoch, top, seen, refused}]}]}. Levels are in 1/16 ns of the node's clock;
+message is hex, of volatile topics only its first 16 bytes. Exit codes: as run.";
+
 /// Replays the truth log.
 #[derive(Debug, Parser)]
 #[command(name = "tachyon-replay", version, about)]
@@ -42,6 +48,9 @@ enum Command {
     /// Replays all turns and compares every verdict and what left.
     #[command(after_help = AFTER_RUN)]
     Run(Run),
+    /// Replays all turns and writes down what topics, senders and sessions came to.
+    #[command(after_help = AFTER_SNAPSHOT)]
+    Snapshot(Snapshot),
     /// Makes logs of a worker in memory, to be replayed: for tests.
     Record(Record),
 }
@@ -60,6 +69,22 @@ struct Run {
     /// One JSON document instead of text.
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Args)]
+struct Snapshot {
+    /// The directory of the logs, with a folder for each shard.
+    #[arg(long)]
+    directory: PathBuf,
+    /// The file of keys that control keeps.
+    #[arg(long)]
+    keys: Option<PathBuf>,
+    /// Only this worker.
+    #[arg(long)]
+    worker: Option<u16>,
+    /// The file to write; replaced at once if it is there.
+    #[arg(long)]
+    out: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -84,6 +109,7 @@ struct Record {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Run(options) => replay(&options),
+        Command::Snapshot(options) => snapshot(&options),
         Command::Record(options) => record(&options).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {
@@ -101,10 +127,19 @@ fn replay(options: &Run) -> anyhow::Result<ExitCode> {
             eprint!("\r{turns} turns");
         }
     };
-    let outcome = run(&options.directory, &keys, options.worker, progress)?;
+    let outcome = run(&options.directory, &keys, options.worker, false, progress)?;
     eprintln!();
     let seconds = begin.elapsed().as_secs_f64();
     say(&document(&outcome, seconds), options.json);
+    Ok(if outcome.is_equal() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn snapshot(options: &Snapshot) -> anyhow::Result<ExitCode> {
+    let keys = options.keys.as_deref().map_or_else(|| Ok(Keys::new()), Keys::read)?;
+    let outcome = run(&options.directory, &keys, options.worker, true, |_| {})?;
+    let document = json!({"equal": outcome.is_equal(), "damage": outcome.damage, "workers": outcome.snapshots});
+    tachyon_sim::snapshot::write(&options.out, &document)?;
+    eprintln!("{}: {} workers", options.out.display(), outcome.snapshots.len());
     Ok(if outcome.is_equal() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 

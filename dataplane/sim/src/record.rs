@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use tachyon_driver_api::{CompletionBatch, Pool, QueueStats, RxBatch, RxQueue, TxBatch, TxQueue};
 use tachyon_driver_arena::{Arena, ArenaConfig, Pages};
 use tachyon_driver_mem::{LinkConfig, MemQueue, Outside, pair};
-use tachyon_engine::{Host, Limits, Log, Memory, Path, Tap, Worker};
+use tachyon_engine::{Host, Limits, Log, Memory, Path, Tap, Worker, inspect::WindowState};
 use tachyon_policy::{
     Verified,
     compile::{Durability, Quota, RulesetSource, SenderSource, TopicSource, WhenFull, compile},
@@ -349,6 +349,21 @@ impl Recorder {
     /// What the worker counted.
     pub fn stats(&self) -> &WorkerStats {
         self.worker.stats()
+    }
+
+    /// See [`Worker::topic_level`].
+    pub fn topic_level(&self, topic_id: u32) -> Option<u64> {
+        self.worker.topic_level(topic_id)
+    }
+
+    /// See [`Worker::sender_level`].
+    pub fn sender_level(&self, sender_id: u32) -> Option<u64> {
+        self.worker.sender_level(sender_id)
+    }
+
+    /// See [`Worker::window_state`].
+    pub fn window_state(&mut self, session_id: u32, shard: u16) -> Option<WindowState> {
+        self.worker.window_state(session_id, shard)
     }
 
     /// Virtual time in nanoseconds.

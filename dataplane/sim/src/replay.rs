@@ -4,12 +4,14 @@ use crate::{
     Keys, RecordedTurn,
     compare::{Mismatch, Scope, canonical, difference, is_quota},
     rebuild::Sealer,
+    snapshot::{Ask, Notes},
     stage::{Arrived, Device, House, Ring},
 };
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, VecDeque};
 use tachyon_driver_api::Pool;
 use tachyon_driver_arena::{Arena, ArenaConfig, Pages};
-use tachyon_engine::{Limits, Memory, Path, Worker, pressure::Pressure};
+use tachyon_engine::{Limits, Memory, Path, Worker, inspect::WindowState, pressure::Pressure};
 use tachyon_policy::{compile::seal, verify};
 use tachyon_wire::{
     Endpoint, Reason,
@@ -80,6 +82,9 @@ pub struct Replay {
     stable_turn: u64,
     hasher: blake3::Hasher,
     report: Report,
+    /// For a snapshot, if there is to be one.
+    notes: Option<Notes>,
+    newest: Vec<u8>,
 }
 
 /// What the record of a turn says, taken apart for the worker.
@@ -131,6 +136,8 @@ impl Replay {
             stable_turn: 0,
             hasher: blake3::Hasher::new(),
             report: Report { worker: turn.worker.get(), digest_equal: true, ..Report::default() },
+            notes: None,
+            newest: Vec::new(),
         })
     }
 
@@ -154,6 +161,20 @@ impl Replay {
         self.unlimited.insert(version, unlimited);
         self.worker.host().images.insert(version, verified);
         Ok(())
+    }
+
+    /// From now on notes what [`Replay::snapshot`] tells.
+    pub fn take_notes(&mut self) {
+        self.notes = Some(Notes::default());
+    }
+
+    /// What the worker came to, if notes were taken.
+    pub fn snapshot(&mut self) -> Option<Value> {
+        let notes = self.notes.take()?;
+        let newest = self.newest.clone();
+        let document = notes.document(&newest, self);
+        self.notes = Some(notes);
+        Some(document)
     }
 
     /// Whether an image is there.
@@ -192,6 +213,9 @@ impl Replay {
         self.worker.tap().made = None;
         self.worker.poll(turn.tick.get());
         let made = self.worker.tap().made.take();
+        if self.notes.is_some() {
+            self.newest.clone_from(&recorded.record);
+        }
         self.compare(turn, recorded, made, &scene);
     }
 
@@ -320,6 +344,9 @@ impl Replay {
             return None;
         }
         scene.arrived.last_mut()?.bytes.extend_from_slice(&rebuilt.bytes);
+        if let Some(notes) = self.notes.as_mut().filter(|_| frame.entry.form != FRAME_REFUSED) {
+            notes.frame(self.last, frame, &rebuilt.bytes, bytes.is_some());
+        }
         scene.scope.heads.push(rebuilt.head);
         scene.frames += 1;
         scene.on_trust += trusted + u64::from(rebuilt.on_trust);
@@ -417,6 +444,23 @@ impl Replay {
     #[must_use]
     pub fn report(&self) -> Report {
         Report { hash: *self.hasher.finalize().as_bytes(), ..self.report.clone() }
+    }
+}
+
+impl Ask for Replay {
+    fn topic(&mut self, topic_id: u32) -> Option<u64> {
+        self.worker.topic_level(topic_id)
+    }
+
+    fn sender(&mut self, sender_id: u32) -> Option<u64> {
+        self.worker.sender_level(sender_id)
+    }
+
+    fn window(&mut self, session_id: u32, shard: u16) -> Option<Value> {
+        let WindowState { epoch, top, seen, refused } = self.worker.window_state(session_id, shard)?;
+        Some(
+            json!({"session": session_id, "shard": shard, "epoch": epoch, "top": top, "seen": seen, "refused": refused}),
+        )
     }
 }
 

@@ -4,6 +4,7 @@ use crate::{
     Keys, Replay, Report,
     logs::{Logs, WorkerTurn},
 };
+use serde_json::Value;
 use std::{collections::BTreeMap, path::Path};
 
 /// What all replays found, one for each worker of each start of the node.
@@ -11,6 +12,8 @@ use std::{collections::BTreeMap, path::Path};
 pub struct Outcome {
     /// By worker and boot, in the order of their first turns.
     pub reports: Vec<Report>,
+    /// What each worker came to, if that was asked for.
+    pub snapshots: Vec<Value>,
     /// What does not hold in the files.
     pub damage: Vec<String>,
 }
@@ -36,7 +39,7 @@ enum State {
     Not(Report),
 }
 
-/// Replays every turn in the logs below `directory`, or those of one worker. `progress` is told the turns so far.
+/// Replays every turn in the logs below `directory`, or those of one worker; a snapshot of each if `takes_notes`. `progress` is told the turns so far.
 ///
 /// # Errors
 /// The files cannot be read.
@@ -44,6 +47,7 @@ pub fn run(
     directory: &Path,
     keys: &Keys,
     worker: Option<u16>,
+    takes_notes: bool,
     mut progress: impl FnMut(u64),
 ) -> anyhow::Result<Outcome> {
     let mut logs = Logs::open(directory)?;
@@ -57,7 +61,7 @@ pub fn run(
         let place = (next.boot, next.worker);
         let state = states.entry(place).or_insert_with(|| {
             order.push(place);
-            start(&next, keys)
+            start(&next, keys, takes_notes)
         });
         match state {
             State::Not(report) => report.not_replayed += 1,
@@ -71,13 +75,21 @@ pub fn run(
         Some(State::Not(report)) => Some(report.clone()),
         None => None,
     };
-    Ok(Outcome { reports: order.iter().filter_map(report).collect(), damage: logs.damage().to_vec() })
+    let reports = order.iter().filter_map(report).collect();
+    let snapshot = |state: &mut State| if let State::Running(replay) = state { replay.snapshot() } else { None };
+    let snapshots = order.iter().filter_map(|place| snapshot(states.get_mut(place)?)).collect();
+    Ok(Outcome { reports, snapshots, damage: logs.damage().to_vec() })
 }
 
-fn start(first: &WorkerTurn, keys: &Keys) -> State {
+fn start(first: &WorkerTurn, keys: &Keys, takes_notes: bool) -> State {
     let replay = first.turn.as_ref().ok_or_else(|| "the first turn's parts do not fit together".to_owned());
     match replay.and_then(|turn| Replay::new(turn, keys.clone())) {
-        Ok(replay) => State::Running(Box::new(replay)),
+        Ok(mut replay) => {
+            if takes_notes {
+                replay.take_notes();
+            }
+            State::Running(Box::new(replay))
+        }
         Err(because) => {
             let because = Some(because);
             State::Not(Report { worker: first.worker, digest_equal: true, because, ..Report::default() })

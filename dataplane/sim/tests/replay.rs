@@ -7,6 +7,7 @@ use tachyon_sim::{
     compare::named,
     record::{Recorder, UNIX_OFFSET_NS, World},
     run::run,
+    snapshot,
     turn::{ShardPart, header, join, split},
     write::Writer,
 };
@@ -209,19 +210,63 @@ fn logs_are_replayed_from_the_disk() {
     }
     writer.finish(recorder.now()).unwrap();
     let keys = Keys::read(&directory.join("keys")).unwrap();
-    let outcome = run(&directory, &keys, None, |_| {}).unwrap();
+    let outcome = run(&directory, &keys, None, false, |_| {}).unwrap();
     assert!(outcome.is_equal() && outcome.damage.is_empty(), "{:?}", outcome.reports[0].first);
     let [report] = outcome.reports.as_slice() else { panic!("one worker") };
     assert_eq!((report.worker, report.turns, report.not_replayed, report.on_trust), (3, turns, 0, 0));
     assert_eq!(report.messages, recorder.stats().counters.messages_seen);
-    assert_eq!(run(&directory, &keys, Some(1), |_| {}).unwrap().reports.len(), 0, "no such worker");
+    assert_eq!(run(&directory, &keys, Some(1), false, |_| {}).unwrap().reports.len(), 0, "no such worker");
     // A bit of it changes.
     let segment = fs::read_dir(directory.join("shard-00001")).unwrap().filter_map(Result::ok);
     let segment = segment.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|it| it == "log")).min();
     let mut bytes = fs::read(segment.as_ref().unwrap()).unwrap();
     bytes[300_000] ^= 1;
     fs::write(segment.unwrap(), bytes).unwrap();
-    let outcome = run(&directory, &keys, None, |_| {}).unwrap();
+    let outcome = run(&directory, &keys, None, false, |_| {}).unwrap();
     assert!(!outcome.damage.is_empty() && outcome.reports[0].not_replayed > 0);
     fs::remove_dir_all(&directory).unwrap();
+}
+
+/// The levels and windows are the recorded worker's own, and a file that was changed is not believed.
+#[test]
+fn a_snapshot_says_what_the_worker_came_to() {
+    let (mut recorder, keys, turns) = recorded(World { seed: 13, ..World::default() }, 50_000);
+    let mut replay = Replay::new(&turns[0], keys).unwrap();
+    replay.take_notes();
+    for turn in &turns {
+        let version = header(&turn.record).unwrap().ruleset_version.get();
+        if version != 0 {
+            replay.add_ruleset(version, recorder.image(version).unwrap()).unwrap();
+        }
+        replay.turn(turn);
+    }
+    let document = replay.snapshot().unwrap();
+    let number = |value: &serde_json::Value| u32::try_from(value.as_u64().unwrap()).unwrap();
+    let topics = document["topics"].as_array().unwrap();
+    assert!(topics.len() > 60 && topics.iter().any(|topic| topic["level"].as_u64() > Some(0)));
+    for topic in topics {
+        assert_eq!(topic["level"].as_u64(), recorder.topic_level(number(&topic["topic"])), "{topic}");
+    }
+    for sender in document["senders"].as_array().unwrap() {
+        assert_eq!(sender["level"].as_u64(), recorder.sender_level(number(&sender["sender"])), "{sender}");
+    }
+    let windows = document["windows"].as_array().unwrap();
+    assert_eq!(windows.len(), 8 * 4);
+    for window in windows {
+        let shard = u16::try_from(number(&window["shard"])).unwrap();
+        let own = recorder.window_state(number(&window["session"]), shard).unwrap();
+        assert_eq!((number(&window["top"]), number(&window["epoch"])), (own.top, own.epoch));
+        assert_eq!(window["seen"], serde_json::json!(own.seen));
+        assert_eq!(window["refused"], serde_json::json!(own.refused));
+    }
+    let accepted: u64 = topics.iter().map(|topic| topic["accepted"].as_u64().unwrap()).sum();
+    assert_eq!(accepted, recorder.stats().counters.messages_accepted);
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("a.snapshot");
+    snapshot::write(&path, &document).unwrap();
+    assert_eq!(snapshot::read(&path).unwrap(), document);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[200] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    assert!(snapshot::read(&path).is_err());
+    fs::remove_file(&path).unwrap();
 }
