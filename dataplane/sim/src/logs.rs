@@ -103,7 +103,7 @@ impl Logs {
     ///
     /// # Errors
     /// Files cannot be read.
-    pub fn next(&mut self) -> anyhow::Result<Option<WorkerTurn>> {
+    pub fn next_turn(&mut self) -> anyhow::Result<Option<WorkerTurn>> {
         for shard in &mut self.shards {
             while shard.ready.is_empty() && !shard.ended {
                 shard.read(&mut self.images, &mut self.damage)?;

@@ -277,7 +277,7 @@ impl Recorder {
             self.subscribe(number);
         }
         for number in 0..PUBLISHERS {
-            let tagged = number % 2 == 0;
+            let tagged = number.is_multiple_of(2);
             let session_id = 0x100 + number;
             let open = OpenSession {
                 session_id: session_id.into(),
@@ -304,7 +304,7 @@ impl Recorder {
         let add = AddSubscriber {
             slot: number.into(),
             worker: 3.into(),
-            tagged: u8::from(number % 2 == 0),
+            tagged: u8::from(number.is_multiple_of(2)),
             reserved: 0,
             session_id: (0x2_0000 + number).into(),
             credit: BUFFERS.into(),
@@ -542,7 +542,7 @@ impl Recorder {
     }
 
     /// Does something wrong to a frame now and then.
-    fn spoil(&mut self, number: usize, shard: u16, odd: u32, frames: &mut Vec<Vec<u8>>) {
+    fn spoil(&mut self, number: usize, shard: u16, odd: u32, frames: &mut [Vec<u8>]) {
         let Some(frame) = frames.first_mut() else { return };
         match odd {
             0 => frame[70] ^= 1,                        // forged or damaged

@@ -54,7 +54,7 @@ pub fn run(
     let mut order = Vec::new();
     let mut states: BTreeMap<([u8; 16], u16), State> = BTreeMap::new();
     let mut turns = 0;
-    while let Some(next) = logs.next()? {
+    while let Some(next) = logs.next_turn()? {
         if worker.is_some_and(|worker| worker != next.worker) {
             continue;
         }

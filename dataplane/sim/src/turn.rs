@@ -24,6 +24,9 @@ pub struct ShardPart {
     pub body: Vec<u8>,
 }
 
+/// What one shard's log has of a turn: whole frames, and the bodies of its records of decisions.
+pub type Logged = (Vec<Vec<u8>>, Vec<Vec<u8>>);
+
 /// Writes a turn record part by part.
 #[derive(Debug)]
 pub struct Encoder {
@@ -89,7 +92,7 @@ struct Gathered<'a> {
 /// Puts a turn together from the parts that its shards' logs have of it: frames and bodies, by shard. `None` if they do not
 /// make sense, or a frame is missing.
 #[must_use]
-pub fn join(parts: Vec<(Vec<Vec<u8>>, Vec<Vec<u8>>)>) -> Option<RecordedTurn> {
+pub fn join(parts: Vec<Logged>) -> Option<RecordedTurn> {
     let (frames, bodies): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
     let mut encoder = Encoder::default();
     let mut gathered: Vec<Gathered<'_>> = Vec::new();
@@ -130,13 +133,16 @@ pub fn join(parts: Vec<(Vec<Vec<u8>>, Vec<Vec<u8>>)>) -> Option<RecordedTurn> {
     Some(RecordedTurn { record: encoder.finish(&turn?), frames: whole })
 }
 
+/// Whole frames, each with its item.
+type Whole = Vec<(Item, Vec<u8>)>;
+
 /// Takes a turn apart for the logs of its shards. `change` gets every command and says what is written of it: there are keys
 /// in them. `None` if the record makes no sense.
 #[must_use]
 pub fn split(turn: &RecordedTurn, mut change: impl FnMut(u8, &[u8]) -> Vec<u8>) -> Option<Vec<ShardPart>> {
     let (header, mut parts) = tap::read(&turn.record)?;
     let lead = header.lead_shard.get();
-    let mut shards: BTreeMap<u16, (Encoder, Vec<(Item, Vec<u8>)>)> = BTreeMap::new();
+    let mut shards: BTreeMap<u16, (Encoder, Whole)> = BTreeMap::new();
     if header.commands.get() > 0 || header.items.get() == 0 {
         shards.entry(lead).or_default();
     }
