@@ -8,8 +8,8 @@ use tachyon_wire::{
     command::{AddSubscriber, Command, OpenSession},
     tap::{
         self, ALIGN, COMMAND_ADD_SUBSCRIBER, COMMAND_CLOSE_SESSION, COMMAND_LEASE, COMMAND_OPEN_SESSION,
-        COMMAND_REMOVE_SUBSCRIBER, CommandHeader, ENTRY_DURABLE, FRAME_WHOLE, FramePart, Item, TURN_BYTES,
-        TURN_DURABLE, Turn,
+        COMMAND_REMOVE_SUBSCRIBER, COMMAND_SETUP, CommandHeader, ENTRY_DURABLE, FRAME_WHOLE, FramePart, Item, Setup,
+        TURN_BYTES, TURN_DURABLE, Turn,
     },
 };
 use zerocopy::{FromBytes, IntoBytes};
@@ -112,6 +112,8 @@ fn without_keys(number: u8, bytes: &[u8], keys: &mut Vec<[u8; 32]>) -> Vec<u8> {
         }),
         COMMAND_CLOSE_SESSION | COMMAND_REMOVE_SUBSCRIBER => (bytes.len() == 4).then(|| bytes.to_vec()),
         COMMAND_LEASE => (bytes.len() == 8).then(|| bytes.to_vec()),
+        // Sizes and offsets; a replay starts its worker with them.
+        COMMAND_SETUP => (bytes.len() == size_of::<Setup>()).then(|| bytes.to_vec()),
         _ => None,
     };
     known.unwrap_or_else(|| vec![0; bytes.len()])
