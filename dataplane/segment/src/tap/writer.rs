@@ -133,7 +133,7 @@ impl TapWriter {
         }
         self.beat_at_ns = now_ns; // nobody has to beat
         let named = state.checked_sub(STATE_REFUSES).and_then(|number| Reason::from_number(u8::try_from(number).ok()?));
-        Some(named.filter(|reason| is_of_the_log(*reason)).unwrap_or(Reason::PersistUnavailable))
+        Some(named.filter(|reason| reason.is_of_log()).unwrap_or(Reason::PersistUnavailable))
     }
 
     /// The first record behind a position that is an end: where it starts, and its bytes.
@@ -229,14 +229,6 @@ impl TapWriter {
     pub fn release(&mut self, position: u64) {
         self.released = self.released.max(position.min(self.stable));
     }
-}
-
-/// Whether the log may refuse for this reason.
-const fn is_of_the_log(reason: Reason) -> bool {
-    matches!(
-        reason,
-        Reason::PersistUnavailable | Reason::PersistTimeout | Reason::PersistDiskFull | Reason::PersistCorrupt
-    )
 }
 
 /// Of offsets in the ring, which was mapped, so that they fit.
