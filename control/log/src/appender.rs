@@ -67,6 +67,15 @@ struct Filling {
     used: usize,
     records: u32,
     first_sequence: u64,
+    /// How many of its bytes and of its records are in the tree already: those that a root was asked for.
+    hashed: usize,
+    hashed_records: u32,
+}
+
+impl Filling {
+    const fn new(slot: usize, first_sequence: u64) -> Self {
+        Self { slot, used: COMMIT_HEADER, records: 0, first_sequence, hashed: COMMIT_HEADER, hashed_records: 0 }
+    }
 }
 
 /// What has to exist before a segment's last commit may be written.
@@ -250,22 +259,19 @@ impl<S: Storage> Appender<S> {
         if self.filling.as_ref().is_some_and(|filling| filling.used + bytes > slot_bytes) {
             self.seal(tick, false);
         }
-        let sequence = self.edge.size();
+        let sequence = self.next_sequence();
         let filling = match &mut self.filling {
             Some(filling) => filling,
             None => {
                 let slot = self.free.pop().ok_or(Error::Busy)?;
-                self.filling.insert(Filling { slot, used: COMMIT_HEADER, records: 0, first_sequence: sequence })
+                self.filling.insert(Filling::new(slot, sequence))
             }
         };
         let place = &mut self.storage.slot(filling.slot)[filling.used..filling.used + bytes];
         record.write(&mut place[RECORD_HEADER..]);
         format::seal_record(place, body, record.kind() as u8, sequence, tick);
-        let leaf = tree::leaf(&place[..RECORD_HEADER + body]);
         filling.used += bytes;
         filling.records += 1;
-        self.edge.push(leaf);
-        self.leaves.push(leaf);
         Ok(sequence)
     }
 
@@ -275,7 +281,8 @@ impl<S: Storage> Appender<S> {
     ///
     /// As [`Self::append`].
     pub fn append_checkpoint(&mut self, tick: u64, signer: &Signer) -> Result<u64, Error> {
-        let note = signer.checkpoint(self.edge.size(), &self.edge.root());
+        let root = self.root();
+        let note = signer.checkpoint(self.edge.size(), &root);
         self.append(tick, &Record::Checkpoint(&note))
     }
 
@@ -333,14 +340,26 @@ impl<S: Storage> Appender<S> {
 
     /// The sequence of the next record.
     #[must_use]
-    pub const fn next_sequence(&self) -> u64 {
+    pub fn next_sequence(&self) -> u64 {
         self.edge.size()
+            + self.filling.as_ref().map_or(0, |filling| u64::from(filling.records - filling.hashed_records))
     }
 
     /// Root of the tree of all records appended so far.
-    #[must_use]
-    pub fn root(&self) -> Hash {
+    pub fn root(&mut self) -> Hash {
+        if let Some(filling) = &mut self.filling {
+            let records = &self.storage.slot(filling.slot)[filling.hashed..filling.used];
+            let leaves = tree::leaves(&format::leaves(records));
+            (filling.hashed, filling.hashed_records) = (filling.used, filling.records);
+            self.grow(&leaves);
+        }
         self.edge.root()
+    }
+
+    /// Adds leaves to the tree.
+    fn grow(&mut self, leaves: &[Hash]) {
+        leaves.iter().for_each(|leaf| self.edge.push(*leaf));
+        self.leaves.extend(leaves);
     }
 
     /// The log's random number.
@@ -379,7 +398,7 @@ impl<S: Storage> Appender<S> {
     fn mark(&mut self, now: u64, durable: bool) {
         let Some(slot) = self.free.pop() else { return };
         let first_sequence = self.edge.size();
-        self.filling = Some(Filling { slot, used: COMMIT_HEADER, records: 0, first_sequence });
+        self.filling = Some(Filling::new(slot, first_sequence));
         self.seal(now, durable);
     }
 
@@ -405,7 +424,10 @@ impl<S: Storage> Appender<S> {
             previous: self.previous,
             hash: [0; 32],
         };
-        self.previous = header.seal(&mut self.storage.slot(filling.slot)[..bytes]);
+        let commit = &mut self.storage.slot(filling.slot)[..bytes];
+        let leaves;
+        (self.previous, leaves) = header.seal_with_leaves(commit, filling.hashed);
+        self.grow(&leaves);
         self.next_commit += 1;
         self.stated_commits = header.durable_commits;
         if filling.records > 0 {

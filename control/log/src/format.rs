@@ -1,7 +1,10 @@
 //! The bytes on disk: segment headers, commits and record headers, made and checked without touching a file. `FORMAT.md`
 //! says the same in prose, for writers of readers.
 
-use crate::{damage::Part, tree::Hash};
+use crate::{
+    damage::Part,
+    tree::{self, Hash},
+};
 use tachyon_wire::crc;
 
 /// What is written is a whole number of these: the largest logical block of common disks, and what `O_DIRECT` asks for.
@@ -154,7 +157,7 @@ impl SegmentHeader {
         };
         // There is one block for each header: what is zero must be zero, and the edge must give the root.
         let sound = header.to_block() == block[..BLOCK]
-            && crate::tree::Edge::from_parts(first_sequence, &header.edge).root() == header.root;
+            && tree::Edge::from_parts(first_sequence, &header.edge).root() == header.root;
         sound.then_some(header)
     }
 }
@@ -219,6 +222,29 @@ impl CommitHeader {
     /// Finishes a commit in place: pads it, writes the header and hashes the whole. `commit` is what the header's `bytes`
     /// says. Returns the hash.
     pub fn seal(&self, commit: &mut [u8]) -> [u8; 32] {
+        self.write(commit);
+        let hash = *blake3::hash(commit).as_bytes();
+        Self::write_hash(commit, &hash);
+        hash
+    }
+
+    /// As [`Self::seal`], with the hash of each leaf from byte `from` on, in order. In a large commit all of these are computed at
+    /// the same time: they are most of what writing a log costs.
+    pub(crate) fn seal_with_leaves(&self, commit: &mut [u8], from: usize) -> (Hash, Vec<Hash>) {
+        self.write(commit);
+        let commit_hash = || *blake3::hash(commit).as_bytes();
+        let leaf_hashes = || tree::leaves(&leaves(&commit[from..records_end(self)]));
+        let (hash, leaf_hashes) = if commit.len() < tree::TOGETHER_BYTES_MIN {
+            (commit_hash(), leaf_hashes())
+        } else {
+            rayon::join(commit_hash, leaf_hashes)
+        };
+        Self::write_hash(commit, &hash);
+        (hash, leaf_hashes)
+    }
+
+    /// Pads a commit and writes its header, but for its hash.
+    fn write(&self, commit: &mut [u8]) {
         commit[COMMIT_HEADER + self.record_bytes as usize..].fill(PADDING);
         let header = &mut commit[..COMMIT_HEADER];
         header.fill(0);
@@ -235,11 +261,12 @@ impl CommitHeader {
         header[48..56].copy_from_slice(&self.tick.to_le_bytes());
         header[56..72].copy_from_slice(&self.log_id);
         header[72..HASH_AT].copy_from_slice(&self.previous);
-        let hash = *blake3::hash(commit).as_bytes();
-        commit[HASH_AT..HASH_AT + 32].copy_from_slice(&hash);
+    }
+
+    fn write_hash(commit: &mut [u8], hash: &[u8; 32]) {
+        commit[HASH_AT..HASH_AT + 32].copy_from_slice(hash);
         let crc32c = crc::of(&commit[..CRC_AT]);
         commit[CRC_AT..COMMIT_HEADER].copy_from_slice(&crc32c.to_le_bytes());
-        hash
     }
 }
 
@@ -332,6 +359,17 @@ pub(crate) fn seal_record(place: &mut [u8], body_bytes: usize, kind: u8, sequenc
     header[24..28].copy_from_slice(&crc::of(&rest[..body_bytes]).to_le_bytes());
     let crc32c = crc::of(&header[..28]);
     header[28..].copy_from_slice(&crc32c.to_le_bytes());
+}
+
+/// Header and body of each record that was just sealed here, one behind the other.
+pub(crate) fn leaves(mut records: &[u8]) -> Vec<&[u8]> {
+    let mut leaves = Vec::new();
+    while records.len() >= RECORD_HEADER {
+        let body = u32_at(records, 0) as usize;
+        leaves.push(records.get(..RECORD_HEADER + body).unwrap_or_default());
+        records = records.get(record_bytes(body)..).unwrap_or_default();
+    }
+    leaves
 }
 
 /// The records of a verified commit, in order.

@@ -86,7 +86,8 @@ fn work(disk: &mut FaultDisk, seed: u64, records: u64, told: &mut Told) -> Resul
 /// Opens what a crash left and holds it against what was told; then it has to go on.
 fn judge(mut disk: FaultDisk, seed: u64, acked: u64, again: bool) -> (Outcome, FaultDisk) {
     let mut outcome = Outcome { points: 1, ..Outcome::default() };
-    let opened = Appender::open(&mut disk, config(12), 0).map(|appender| (appender.next_sequence(), appender.root()));
+    let opened =
+        Appender::open(&mut disk, config(12), 0).map(|mut appender| (appender.next_sequence(), appender.root()));
     let Ok((next, root)) = opened else {
         outcome.not_recovered = 1;
         outcome.acked_lost = acked;
