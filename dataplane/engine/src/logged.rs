@@ -21,11 +21,11 @@ use tachyon_wire::{
     ack::{CLASS_DURABLE, CLASS_LOGGED},
     command::Command,
     counters::{Counters, WorkerStats},
-    frame::ACK_WANTED,
+    frame::{ACK_WANTED, FrameHeader},
     image::ROUTE_NONE,
     tap::{self, KIND_TURN, TURN_COMPLETE, TURN_DEVICE, TURN_DURABLE, TURN_RESERVE, TURN_SINCE_BOOT, Turn},
 };
-use zerocopy::IntoBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 /// Records that are settled per turn when they are written, and as many when they are stable: a long sync frees thousands at
 /// once, and each may be a burst to forward.
@@ -191,7 +191,9 @@ impl<'a> Settling<'_, 'a, '_> {
         let Some((turn, parts)) = tap::read(record) else {
             return kept.passed_stable(kept.stable_turn, end, self.pool);
         };
-        for whole in Wholes::new(parts) {
+        // Without durable messages nothing waited for this, and most turns have none.
+        let durable = turn.flags & TURN_DURABLE != 0;
+        for whole in Wholes::new(parts).take_while(|_| durable) {
             if let Some(due) = self.settle(kept, &whole, whole.buffer, true) {
                 self.replies.note(self.ingress.window(due.window), due);
             }
@@ -208,13 +210,15 @@ impl<'a> Settling<'_, 'a, '_> {
         if whole.part.entry.flags & wanted == 0 {
             return None;
         }
-        let header = *self.frame(kept, whole, buffer)?.header;
+        // It was admitted, so its header is one.
+        let bytes = kept.bytes(buffer)?.get(whole.start..whole.end)?;
+        let (header, _) = FrameHeader::ref_from_prefix(bytes).ok()?;
         let (epoch, id) = (header.epoch.get(), header.frame_id.get());
         let shard = whole.item.shard.get();
         let (session, window) = self.ingress.places(header.session_id.get(), self.owned(shard))?;
+        let wants = header.flags.get() & ACK_WANTED != 0 && self.ingress.window(window).epoch == epoch;
         kept.pending.get_mut(window)?.settle(epoch, id, stable);
         let class = if stable { CLASS_DURABLE } else { CLASS_LOGGED };
-        let wants = header.flags.get() & ACK_WANTED != 0 && self.ingress.window(window).epoch == epoch;
         let destination = whole.item.source;
         wants.then_some(Due { session, window, shard, destination, nack_of: None, class })
     }
@@ -223,14 +227,14 @@ impl<'a> Settling<'_, 'a, '_> {
         self.shards.owned.get(usize::from(shard)).copied().unwrap_or(u16::MAX)
     }
 
-    fn frame<'k>(&self, kept: &'k Kept<'a>, whole: &Whole<'_>, buffer: usize) -> Option<Frame<'k>> {
-        let bytes = kept.bytes(buffer)?.get(whole.start..whole.end)?;
+    fn frame<'k>(&self, kept: &'k Kept<'a>, whole: &Whole<'_>) -> Option<Frame<'k>> {
+        let bytes = kept.bytes(whole.buffer)?.get(whole.start..whole.end)?;
         tachyon_wire::frame::parse(bytes, &self.ingress.lane()).ok()
     }
 
     /// Copies a frame's held messages onto the routes that they have under the rules in force now.
     fn forward(&mut self, kept: &Kept<'a>, whole: &Whole<'_>) {
-        let Some(frame) = self.frame(kept, whole, whole.buffer) else { return };
+        let Some(frame) = self.frame(kept, whole) else { return };
         let (now_ns, shard) = (self.now_ns, whole.item.shard.get());
         let owned = self.owned(shard);
         for (index, message) in frame.messages.iter().enumerate().filter(|(index, _)| whole.part.is_held(*index)) {

@@ -20,8 +20,10 @@ const _: () = assert!(size_of::<tachyon_wire::command::AddSubscriber>() + ALIGN 
 
 /// Most bytes that a received buffer can add to a record.
 pub(crate) fn bytes_max(item: &Received) -> usize {
-    let (length, stride) = (item.len as usize, item.stride.max(1) as usize);
-    let frames = length.div_ceil(stride).max(1);
+    let (length, stride) = (item.len, item.stride.max(1));
+    // Most buffers hold one frame, and a division costs as much as all the rest here.
+    let frames = if length <= stride { 1 } else { length.div_ceil(stride) as usize };
+    let length = length as usize;
     let lines = length / LINE;
     // Behind each frame its reasons are padded.
     ITEM_BYTES + frames * (ENTRY_BYTES + HEAD_BYTES + ALIGN) + lines * (STUB_BYTES + 1)
@@ -78,7 +80,9 @@ impl<'r> Record<'r> {
         if let Some(room) = self.bytes.get_mut(at..aligned) {
             let (copied, padding) = room.split_at_mut(bytes.len());
             copied.copy_from_slice(bytes);
-            padding.fill(0);
+            if !padding.is_empty() {
+                padding.fill(0);
+            }
             self.filled.at = aligned;
         } else {
             debug_assert!(false, "the record's memory is as large as the turn needs");
