@@ -1,5 +1,6 @@
 //! `cargo xtask bench`.
 
+mod disk;
 mod dpdk;
 mod flame;
 mod instructions;
@@ -44,6 +45,8 @@ pub(crate) enum Bench {
     Xdp(Words),
     /// What the truth log costs a worker, and what writing it takes beside plain writes.
     Log(log::Args),
+    /// A disk that stalls, is full or fails below the truth log: what it does to a node. Needs root.
+    Disk(disk::Args),
     /// A node that is offered twice and ten times what it can take: what becomes of all of it.
     Overload(overload::Args),
 }
@@ -69,6 +72,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         Bench::Dpdk(words) => dpdk::run(&words.words),
         Bench::Xdp(words) => xdp::run(&words.words),
         Bench::Log(args) => log::run(args),
+        Bench::Disk(args) => disk::run(args),
         Bench::Overload(args) => overload::run(args),
     }
 }
