@@ -14,7 +14,6 @@ mod scrub;
 mod shard;
 mod source;
 mod status;
-mod turn;
 mod worker;
 mod writer;
 

@@ -6,13 +6,17 @@
 //! memory that loses, tears and damages what it is told to. [`Cursor`] reads, [`Reader`] hands its records out one by one,
 //! [`verify`](verify::verify) judges, and [`proof`] has what others can check without the log.
 //!
-//! It deliberately has no thread and no clock (it is polled, and told the tick), knows no engine (decisions are bytes), and
+//! [`turn`] takes a worker's turn apart for the logs of its shards and puts it together again, and [`decided`] tells what became of
+//! the frames in one of them.
+//!
+//! It deliberately has no thread and no clock (it is polled, and told the tick), knows no engine (it judges no message), and
 //! restores nothing: what is damaged is named, never mended or passed over.
 #![deny(unsafe_code)]
 
 pub mod appender;
 pub mod cursor;
 pub mod damage;
+pub mod decided;
 pub mod disk;
 pub mod fault;
 pub mod format;
@@ -25,6 +29,7 @@ pub mod retention;
 mod ring;
 pub mod storage;
 pub mod tree;
+pub mod turn;
 pub mod verify;
 
 pub use appender::{Appender, Config, Progress, State};

@@ -140,6 +140,21 @@ pub fn key_name(master: &[u8; 32]) -> [u8; 32] {
     blake3::derive_key("tachyon 1 log key name", master)
 }
 
+/// What a command's number and bytes say, those of a record or those in a record of decisions; nothing where they do not fit.
+#[must_use]
+pub fn wire_command(number: u8, bytes: &[u8]) -> Option<tachyon_wire::command::Command> {
+    use tachyon_wire::command::Command as Wire;
+    let id = || bytes.try_into().ok().map(u32::from_le_bytes);
+    match number {
+        1 => OpenSession::read_from_bytes(bytes).ok().map(Wire::OpenSession),
+        2 => id().map(Wire::CloseSession),
+        3 => AddSubscriber::read_from_bytes(bytes).ok().map(Wire::AddSubscriber),
+        4 => id().map(Wire::RemoveSubscriber),
+        5 => tachyon_wire::command::Lease::read_from_bytes(bytes).ok().map(Wire::Lease),
+        _ => None,
+    }
+}
+
 impl Command {
     /// Of any command of the wire.
     #[must_use]
@@ -169,16 +184,7 @@ impl Command {
     /// The command as the data plane was told it, with names in the place of keys.
     #[must_use]
     pub fn wire(&self) -> Option<tachyon_wire::command::Command> {
-        use tachyon_wire::command::Command as Wire;
-        let number = || self.bytes.as_slice().try_into().ok().map(u32::from_le_bytes);
-        match self.number {
-            1 => OpenSession::read_from_bytes(&self.bytes).ok().map(Wire::OpenSession),
-            2 => number().map(Wire::CloseSession),
-            3 => AddSubscriber::read_from_bytes(&self.bytes).ok().map(Wire::AddSubscriber),
-            4 => number().map(Wire::RemoveSubscriber),
-            5 => tachyon_wire::command::Lease::read_from_bytes(&self.bytes).ok().map(Wire::Lease),
-            _ => None,
-        }
+        wire_command(self.number, &self.bytes)
     }
 
     /// The command's bytes, with names in the place of keys.

@@ -1,6 +1,7 @@
 //! Holds a replayed record against the recorded one.
 
-use crate::{keys::Keys, rebuild::Head, turn::Encoder};
+use crate::{keys::Keys, rebuild::Head};
+use tachyon_log::turn::Encoder;
 use tachyon_wire::{
     Reason,
     command::{AddSubscriber, OpenSession},
@@ -71,8 +72,7 @@ pub fn canonical(record: &[u8], scope: &Scope, keys: Option<&Keys>) -> Option<Ve
 }
 
 /// A command with its keys' names in their place, and the setup as far as it can be compared.
-#[must_use]
-pub fn named(number: u8, bytes: &[u8], keys: Option<&Keys>) -> Vec<u8> {
+fn named(number: u8, bytes: &[u8], keys: Option<&Keys>) -> Vec<u8> {
     let name = |key: &[u8; 32]| keys.map_or(*key, |keys| keys.name(key));
     match number {
         // How much may wait is the replay's own affair: whether it was too much is in each turn's flags.
@@ -112,7 +112,7 @@ pub const fn is_quota(reason: u8) -> bool {
 /// Where two records differ first, in words.
 #[must_use]
 pub fn difference(recorded: &[u8], replayed: Option<&[u8]>) -> Mismatch {
-    let header = crate::turn::header(recorded);
+    let header = tachyon_log::turn::header(recorded);
     let turn = header.map_or(0, |header| header.turn.get());
     let at = |frame, message, recorded, replayed| Mismatch { turn, frame, message, recorded, replayed };
     let Some(replayed) = replayed else {

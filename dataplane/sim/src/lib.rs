@@ -18,9 +18,8 @@ pub mod replay;
 pub mod run;
 pub mod snapshot;
 pub mod stage;
-pub mod turn;
 pub mod write;
 
 pub use keys::Keys;
 pub use replay::{Replay, Report};
-pub use turn::RecordedTurn;
+pub use tachyon_log::turn::RecordedTurn;

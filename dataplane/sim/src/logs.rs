@@ -1,16 +1,19 @@
 //! Turns, read from the logs of their shards.
 //!
-//! Each shard of a worker has a log of its own with its part of each turn: whole frames first, then the record of decisions. A
-//! turn is put together by worker, boot and number.
+//! Each shard of a worker has a log of its own with its part of each turn: whole frames first, then the records of decisions. A
+//! turn is put together by worker, boot and number. Where a crash cut off a shard's part, it is not, and says so.
 
-use crate::turn::{RecordedTurn, header, join};
 use anyhow::{Context, bail};
 use std::{
     collections::{BTreeMap, VecDeque},
     fs,
     path::{Path, PathBuf},
 };
-use tachyon_log::{Cursor, ReadOnly, Record, cursor::Item};
+use tachyon_log::{
+    Cursor, ReadOnly, Record,
+    cursor::Item,
+    turn::{Logged, RecordedTurn, Unjoined, burst, header, join},
+};
 
 /// What one shard's log has of a turn.
 #[derive(Debug, Default)]
@@ -35,6 +38,7 @@ struct Images {
 /// One shard's log.
 #[derive(Debug)]
 struct ShardLog {
+    number: u16,
     path: PathBuf,
     files: ReadOnly,
     cursor: Cursor,
@@ -50,8 +54,8 @@ pub struct WorkerTurn {
     pub boot: [u8; 16],
     /// The worker.
     pub worker: u16,
-    /// The turn; `None` if its parts do not fit together.
-    pub turn: Option<RecordedTurn>,
+    /// The turn, or why it cannot be put together.
+    pub turn: Result<RecordedTurn, String>,
     /// Version of the rules under which it was judged; 0 = none.
     pub ruleset_version: u64,
 }
@@ -75,15 +79,16 @@ impl Logs {
         for entry in fs::read_dir(directory).with_context(cannot)? {
             let path = entry.with_context(cannot)?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if name.strip_prefix("shard-").is_some_and(|number| number.parse::<u16>().is_ok()) {
-                paths.push(path);
+            if let Some(number) = name.strip_prefix("shard-").and_then(|number| number.parse::<u16>().ok()) {
+                paths.push((number, path));
             }
         }
         paths.sort();
         if paths.is_empty() {
             bail!("{} has no folder shard-00000 or the like; give the directory of [log]", directory.display());
         }
-        let shards = paths.into_iter().map(ShardLog::open).collect::<anyhow::Result<_>>()?;
+        let shards =
+            paths.into_iter().map(|(number, path)| ShardLog::open(number, path)).collect::<anyhow::Result<_>>()?;
         Ok(Self { shards, images: Images::default(), damage: Vec::new() })
     }
 
@@ -118,27 +123,40 @@ impl Logs {
         let mut parts = Vec::new();
         for shard in &mut self.shards {
             if let Some(head) = shard.ready.pop_front_if(|head| is_of(&&*head) && head.turn == turn) {
-                parts.push((head.frames, head.bodies));
+                parts.push(Logged { shard: shard.number, frames: head.frames, bodies: head.bodies });
             }
         }
-        let version = |(_, bodies): &(_, Vec<Vec<u8>>)| header(bodies.first()?).map(|turn| turn.ruleset_version.get());
+        let version = |part: &Logged| header(part.bodies.first()?).map(|turn| turn.ruleset_version.get());
         let ruleset_version = parts.iter().find_map(version).unwrap_or(0);
-        Ok(Some(WorkerTurn { boot, worker, turn: join(parts), ruleset_version }))
+        let turn = join(parts).map_err(|unjoined| self.why(turn, boot, &unjoined));
+        Ok(Some(WorkerTurn { boot, worker, turn, ruleset_version }))
+    }
+
+    /// Why a turn, the one before those that are ready, cannot be put together.
+    fn why(&self, turn: u64, boot: [u8; 16], unjoined: &Unjoined) -> String {
+        let Unjoined::Missing(shards) = unjoined else { return format!("turn {turn}: {unjoined}") };
+        let goes_on = |log: &ShardLog| log.ready.front().is_some_and(|next| next.boot == boot);
+        let said = shards.iter().map(|shard| match self.shards.iter().find(|log| log.number == *shard) {
+            None => format!("there is no log of shard {shard}"),
+            Some(log) if goes_on(log) => format!("the log of shard {shard} has lost its part"),
+            Some(_) => format!("the log of shard {shard} ends before its part is whole, as a crash leaves it"),
+        });
+        format!("turn {turn} is in the logs only in part: {}", said.collect::<Vec<_>>().join("; "))
     }
 }
 
 impl ShardLog {
-    fn open(path: PathBuf) -> anyhow::Result<Self> {
+    fn open(number: u16, path: PathBuf) -> anyhow::Result<Self> {
         let mut files = ReadOnly::new(&path);
         let cursor =
             Cursor::new(&mut files, 0).with_context(|| format!("cannot read the log in {}", path.display()))?;
         let (ready, growing) = (VecDeque::new(), ShardTurn::default());
-        Ok(Self { path, files, cursor, ready, growing, ended: false })
+        Ok(Self { number, path, files, cursor, ready, growing, ended: false })
     }
 
     /// Reads a commit.
     fn read(&mut self, images: &mut Images, damage: &mut Vec<String>) -> anyhow::Result<()> {
-        let Self { path, files, cursor, ready, growing, ended } = self;
+        let Self { number: _, path, files, cursor, ready, growing, ended } = self;
         let next = cursor.next(files).with_context(|| format!("cannot read the log in {}", path.display()))?;
         match next {
             None => {
@@ -184,7 +202,7 @@ impl ShardTurn {
                 let Some(turn) = header(body) else { return };
                 let number = turn.turn.get();
                 if !self.bodies.is_empty() && self.turn != number
-                    || self.burst.is_some_and(|burst| u64::from(burst) != number & 0xffff_ffff)
+                    || self.burst.is_some_and(|before| before != burst(number))
                 {
                     self.close(ready);
                 }

@@ -11,19 +11,20 @@ use std::{
     process::ExitCode,
     time::{Duration, Instant},
 };
+use tachyon_log::turn::header;
 use tachyon_sim::{
     Keys, Report,
     record::{Recorder, UNIX_OFFSET_NS, World},
     run::{Outcome, run},
-    turn::header,
     write::Writer,
 };
 
 const AFTER_RUN: &str = "\
 Exit codes: 0 nothing differs, 1 something does, 2 usage or unreadable files.
 
-A worker is replayed from the node's start on and up to the first turn that was lost; what was not is counted and said. Without
---keys the tags of frames are taken on trust, and what left under a tag is not compared.
+A worker is replayed from the node's start on and up to the first turn that was lost, or that a crash left in the logs of only some of its
+shards; what was not is counted and said. Without --keys the tags of frames are taken on trust, and what left under a tag is not
+compared.
 
 JSON: {equal, turns, frames, messages, verdicts_compared, mismatches, first: [{turn, frame, message, recorded, replayed}],
 egress_frames, egress_turns, digest_equal, on_trust, not_replayed, hash, seconds, damage, workers: [the same, and worker and because]}.

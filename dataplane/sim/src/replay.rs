@@ -423,7 +423,7 @@ impl Replay {
         report.on_trust += scene.on_trust;
         report.verdicts_compared += scene.messages + scene.refused;
         if scene.scope.egress {
-            let made = made.as_deref().and_then(crate::turn::header);
+            let made = made.as_deref().and_then(tachyon_log::turn::header);
             let equal = made.is_some_and(|made| {
                 (made.egress_frames, made.egress_digest) == (turn.egress_frames, turn.egress_digest)
             });

@@ -82,8 +82,7 @@ pub fn run(
 }
 
 fn start(first: &WorkerTurn, keys: &Keys, takes_notes: bool) -> State {
-    let replay = first.turn.as_ref().ok_or_else(|| "the first turn's parts do not fit together".to_owned());
-    match replay.and_then(|turn| Replay::new(turn, keys.clone())) {
+    match first.turn.as_ref().map_err(Clone::clone).and_then(|turn| Replay::new(turn, keys.clone())) {
         Ok(mut replay) => {
             if takes_notes {
                 replay.take_notes();
@@ -101,7 +100,10 @@ fn play(replay: &mut Replay, next: &WorkerTurn, logs: &Logs) {
     if let Some(what) = logs.damage().first() {
         return replay.pass_over(&format!("the log is damaged: {what}"));
     }
-    let Some(turn) = &next.turn else { return replay.pass_over("parts of a turn do not fit together") };
+    let turn = match &next.turn {
+        Ok(turn) => turn,
+        Err(because) => return replay.pass_over(because),
+    };
     let version = next.ruleset_version;
     if version != 0
         && !replay.has_ruleset(version)

@@ -1,7 +1,6 @@
 //! What a replay came to: topics with their last messages, levels of buckets, windows of sessions. A document for people and
 //! programs, in a file that says itself whether it is whole.
 
-use crate::turn::header;
 use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 use std::{
@@ -10,6 +9,7 @@ use std::{
     io::Write as _,
     path::Path,
 };
+use tachyon_log::turn::header;
 use tachyon_wire::{FrameHeader, LINE, Message, tap::FramePart};
 use zerocopy::FromBytes;
 

@@ -144,7 +144,7 @@ impl Ring {
     /// Where the record of this turn ends; of one that was released, or is not there, how far all is stable.
     #[must_use]
     pub fn end_of(&self, turn: u64) -> u64 {
-        let of = |record: &[u8]| crate::turn::header(record).map_or(0, |header| header.turn.get());
+        let of = |record: &[u8]| tachyon_log::turn::header(record).map_or(0, |header| header.turn.get());
         let at = self.records.partition_point(|(_, record)| of(record) <= turn);
         at.checked_sub(1).and_then(|at| self.records.get(at)).map_or(self.stable, |(end, _)| *end)
     }

@@ -1,7 +1,6 @@
 //! Writes recorded turns into the logs of their shards, as control's writer does, but without its patience and its syncs.
 
-use crate::turn::{RecordedTurn, header, split};
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use std::{
     collections::{BTreeMap, HashMap},
     fmt::Write as _,
@@ -11,13 +10,9 @@ use std::{
 use tachyon_log::{
     Appender, Config, Disk, Error, Record,
     cursor::body_bytes_max,
-    record::{Arrival, Clock, Command as Nameless, key_name, ruleset_pieces},
+    record::{Arrival, Clock, key_name, ruleset_pieces},
+    turn::{RecordedTurn, Split, burst, split},
 };
-use tachyon_wire::{
-    command::{AddSubscriber, Command, OpenSession},
-    tap::{COMMAND_ADD_SUBSCRIBER, COMMAND_OPEN_SESSION},
-};
-use zerocopy::FromBytes;
 
 /// Write buffers of a log, and how large they are.
 const SLOTS: usize = 4;
@@ -74,12 +69,10 @@ impl Writer {
     /// # Errors
     /// The disk fails or is full, or the record makes no sense.
     pub fn append(&mut self, turn: &RecordedTurn, image: Option<&[u8]>) -> anyhow::Result<()> {
-        let head = header(&turn.record).context("a record that is no turn")?;
+        let Split { turn: head, parts, keys } =
+            split(&turn.record, body_bytes_max(SLOT_BYTES)).map_err(|error| anyhow!(error))?;
         let (tick, version) = (head.tick.get(), head.ruleset_version.get());
-        let keys = &mut self.keys;
-        let parts =
-            split(turn, |number, bytes| without_keys(number, bytes, keys)).context("a record that makes no sense")?;
-        let burst = u32::try_from(head.turn.get() & 0xffff_ffff).unwrap_or(0);
+        self.keys.extend(keys.into_iter().map(|key| (key_name(&key), key)));
         for part in parts {
             self.open(part.shard, tick)?;
             let Some((log, written)) = self.shards.get_mut(&part.shard) else { continue };
@@ -89,11 +82,15 @@ impl Writer {
                 }
                 *written = version;
             }
-            for (item, bytes) in &part.frames {
-                let arrival = Arrival { source: item.source, worker: head.worker, burst: burst.into() };
+            for whole in &part.frames {
+                let burst = burst(head.turn.get()).into();
+                let arrival = Arrival { source: whole.item.source, worker: head.worker, burst };
+                let bytes = turn.frames.get(whole.place).context("a record of more frames than there are")?;
                 append(log, tick, &Record::Frame(arrival, bytes))?;
             }
-            append(log, tick, &Record::Decisions(&part.body))?;
+            for body in &part.bodies {
+                append(log, tick, &Record::Decisions(body))?;
+            }
         }
         Ok(())
     }
@@ -131,22 +128,4 @@ fn append(log: &mut Appender<Disk>, tick: u64, record: &Record<'_>) -> anyhow::R
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-/// A command with names in the place of keys, which are noted.
-fn without_keys(number: u8, bytes: &[u8], keys: &mut HashMap<[u8; 32], [u8; 32]>) -> Vec<u8> {
-    let mut note = |key: [u8; 32]| keys.insert(key_name(&key), key);
-    let command = match number {
-        COMMAND_OPEN_SESSION => OpenSession::read_from_bytes(bytes).ok().map(|open| {
-            note(open.master);
-            note(open.reply_master);
-            Command::OpenSession(open)
-        }),
-        COMMAND_ADD_SUBSCRIBER => AddSubscriber::read_from_bytes(bytes).ok().map(|add| {
-            note(add.master);
-            Command::AddSubscriber(add)
-        }),
-        _ => return bytes.to_vec(),
-    };
-    command.map_or_else(|| vec![0; bytes.len()], |command| Nameless::new(&command).bytes().to_vec())
 }

@@ -1,20 +1,26 @@
 //! What a worker recorded is replayed and nothing differs; where something differs it is said.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
-use std::{env, fs, path::PathBuf};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
+use tachyon_log::{
+    Appender, Config, Disk, Found, ReadOnly, Reader, Record,
+    turn::{Encoder, Logged, header, join, parts_of, split},
+};
 use tachyon_sim::{
     Keys, RecordedTurn, Replay, Report,
-    compare::named,
     record::{Recorder, UNIX_OFFSET_NS, World},
     run::run,
     snapshot,
-    turn::{ShardPart, header, join, split},
     write::Writer,
 };
+
 use tachyon_wire::{
     FrameHeader, Reason,
     frame::AUTHENTICATED,
-    tap::{self, ENTRY_REASONS, FRAME_STUBS, FRAME_WHOLE, Part},
+    tap::{self, ENTRY_REASONS, FRAME_STUBS, FRAME_WHOLE, Part, TURN_BYTES},
 };
 
 use zerocopy::FromBytes;
@@ -28,15 +34,18 @@ fn recorded(world: World, messages: u64) -> (Recorder, Keys, Vec<RecordedTurn>) 
     while recorder.messages() < messages {
         turns.extend(recorder.step());
     }
-    let turns = turns.iter().map(|turn| whole(split(turn, |number, bytes| named(number, bytes, Some(&keys)))));
-    let turns = turns.collect();
+    let turns = turns.iter().map(through_logs).collect();
     (recorder, keys, turns)
 }
 
-/// A turn out of its shards' parts.
-fn whole(parts: Option<Vec<ShardPart>>) -> RecordedTurn {
-    let part = |part: ShardPart| (part.frames.into_iter().map(|(_, bytes)| bytes).collect(), vec![part.body]);
-    join(parts.unwrap().into_iter().map(part).collect()).unwrap()
+/// A turn taken apart for the logs of its shards, and put together again.
+fn through_logs(turn: &RecordedTurn) -> RecordedTurn {
+    let parts = split(&turn.record, 1 << 20).unwrap().parts.into_iter().map(|part| Logged {
+        shard: part.shard,
+        frames: part.frames.iter().map(|whole| turn.frames[whole.place].clone()).collect(),
+        bodies: part.bodies,
+    });
+    join(parts.collect()).unwrap()
 }
 
 fn replay(recorder: &Recorder, keys: &Keys, turns: &[RecordedTurn]) -> Report {
@@ -186,8 +195,23 @@ fn a_lost_turn_ends_a_replay_and_is_said() {
 #[test]
 fn a_turn_that_was_taken_apart_is_put_together_again() {
     let (_, _, turns) = recorded(World { seed: 11, ..World::default() }, 50_000);
+    let without_commands = |turn: &RecordedTurn| {
+        let (header, parts) = tap::read(&turn.record).unwrap();
+        let mut encoder = Encoder::default();
+        for part in parts {
+            match part {
+                Part::Command(..) => {}
+                Part::Item(item) => encoder.item(item),
+                Part::Frame(frame) => encoder.frame(frame.entry, frame.head, frame.stubs, frame.reasons),
+            }
+        }
+        encoder.finish(header)
+    };
     for turn in &turns {
-        assert_eq!(&whole(split(turn, |_, bytes| bytes.to_vec())), turn);
+        let again = through_logs(turn);
+        // Commands hold names by now, of which the second time makes names again.
+        assert_eq!((without_commands(&again), &again.frames), (without_commands(turn), &turn.frames));
+        assert_eq!(again.record[..TURN_BYTES], turn.record[..TURN_BYTES]);
     }
 }
 
@@ -225,6 +249,90 @@ fn logs_are_replayed_from_the_disk() {
     let outcome = run(&directory, &keys, None, false, |_| {}).unwrap();
     assert!(!outcome.damage.is_empty() && outcome.reports[0].not_replayed > 0);
     fs::remove_dir_all(&directory).unwrap();
+}
+
+/// Keeps of a shard's log the records before `end`, as a crash would that came then.
+fn cut(directory: &Path, shard: u16, end: u64) {
+    let path = directory.join(format!("shard-{shard:05}"));
+    let mut reader = Reader::new(ReadOnly::new(&path), 0).unwrap().until(end);
+    let mut kept = Vec::new();
+    while let Some(found) = reader.read().unwrap() {
+        let Found::Record(record) = found else { panic!("{found:?}") };
+        kept.push(record);
+    }
+    fs::remove_dir_all(&path).unwrap();
+    let disk = Disk::open(&path, 4, 1 << 20).unwrap();
+    let config =
+        Config { shard, log_id: [8; 16], segment_bytes: 64 << 20, mark_after_ns: u64::MAX, retry_after_ns: 1_000 };
+    let mut log = Appender::open(disk, config, 0).unwrap();
+    for record in &kept {
+        while let Err(error) = log.append(record.tick, &Record::read(&record.raw()).unwrap()) {
+            assert!(matches!(error, tachyon_log::Error::Busy), "{error}");
+            log.poll(record.tick).unwrap();
+        }
+    }
+    while !log.finish(u64::MAX - 1).unwrap() {}
+}
+
+/// Turns of which other shards have a part too: their numbers, and the sequences of their first frame and of their decisions.
+fn shared_turns(directory: &Path, shard: u16) -> Vec<(u64, u64, u64)> {
+    let path = directory.join(format!("shard-{shard:05}"));
+    let mut reader = Reader::new(ReadOnly::new(&path), 0).unwrap();
+    let (mut found, mut first) = (Vec::new(), None);
+    while let Some(next) = reader.read().unwrap() {
+        let Found::Record(record) = next else { panic!("{next:?}") };
+        match Record::read(&record.raw()).unwrap() {
+            Record::Frame(..) => first = first.or(Some(record.sequence)),
+            Record::Decisions(body) => {
+                let first = first.take().filter(|_| parts_of(body).is_some());
+                found.extend(first.map(|first| (header(body).unwrap().turn.get(), first, record.sequence)));
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// A crash may leave a turn in the log of one shard and not in that of another: that is no difference, and it is said.
+#[test]
+fn a_turn_that_a_crash_cut_ends_a_replay_and_is_said() {
+    let whole = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("a-crash-cut");
+    let _ = fs::remove_dir_all(&whole);
+    fs::create_dir_all(&whole).unwrap();
+    let mut recorder = Recorder::new(World { seed: 14, ..World::default() }).unwrap();
+    let mut writer = Writer::new(&whole, [7; 16], UNIX_OFFSET_NS);
+    while recorder.messages() < 10_000 {
+        if let Some(turn) = recorder.step() {
+            let version = header(&turn.record).unwrap().ruleset_version.get();
+            writer.append(&turn, recorder.image(version)).unwrap();
+        }
+    }
+    writer.finish(recorder.now()).unwrap();
+    let keys = Keys::read(&whole.join("keys")).unwrap();
+    let shard = 2;
+    let turns = shared_turns(&whole, shard);
+    assert!(turns.len() > 20, "{} turns in several shards", turns.len());
+    // From the last to the first, because what is cut is gone.
+    for (number, first, decisions) in turns.iter().rev().step_by(turns.len() / 4) {
+        // Its frames are there and the decisions are not; then nothing of it is.
+        for end in [*decisions, *first] {
+            cut(&whole, shard, end);
+            let outcome = run(&whole, &keys, None, false, |_| {}).unwrap();
+            let [report] = outcome.reports.as_slice() else { panic!("one worker") };
+            assert!(outcome.is_equal() && outcome.damage.is_empty(), "turn {number}: {:?}", report.first);
+            let because = format!(
+                "turn {number} is in the logs only in part: the log of shard 2 ends before its part is whole, as a crash \
+                 leaves it"
+            );
+            assert_eq!(report.because, Some(because));
+            assert_eq!(report.turns, number - 1, "all before it are replayed");
+        }
+    }
+    fs::remove_dir_all(whole.join("shard-00001")).unwrap();
+    let outcome = run(&whole, &keys, None, false, |_| {}).unwrap();
+    let because = outcome.reports[0].because.clone().unwrap();
+    assert!(because.contains("in part: there is no log of shard 1"), "{because}");
+    fs::remove_dir_all(&whole).unwrap();
 }
 
 /// The levels and windows are the recorded worker's own, and a file that was changed is not believed.

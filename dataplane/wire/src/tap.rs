@@ -86,7 +86,7 @@ const _: () = assert!(size_of::<Turn>() == TURN_BYTES);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct CommandHeader {
-    /// 1 open session, 2 close session, 3 add subscriber, 4 remove subscriber, 5 lease, 6 setup.
+    /// 1 open session, 2 close session, 3 add subscriber, 4 remove subscriber, 5 lease, 6 setup, 7 parts.
     pub number: u8,
     /// Zero.
     pub reserved: [u8; 3],
@@ -108,6 +108,27 @@ pub const COMMAND_LEASE: u8 = 5;
 /// [`CommandHeader::number`] of [`Setup`]: no command of control's, but what the worker was started with. It is the first part of
 /// turn 1, and in no other.
 pub const COMMAND_SETUP: u8 = 6;
+
+/// [`CommandHeader::number`] of [`TurnParts`]: no command of control's and never in the ring, but what the log's writer says of a turn that
+/// it took apart. It is the first part of a shard's first body.
+pub const COMMAND_PARTS: u8 = 7;
+
+/// What of a turn is where, when more than one record of decisions has it: without this, a part that a crash took away would not be
+/// missed. A turn that has none is one body in one shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct TurnParts {
+    /// The shards in whose logs the turn has a part, a bit each.
+    pub shards: U64,
+    /// Frames of this shard's part that are [`FRAME_WHOLE`].
+    pub frames: U32,
+    /// Bodies of this shard's part.
+    pub bodies: U16,
+    /// Zero.
+    pub reserved: U16,
+}
+
+const _: () = assert!(size_of::<TurnParts>() == 16);
 
 /// What a worker was started with, as far as it decides what becomes of messages and what egress frames look like. Whoever
 /// replays a log starts its worker with the same.

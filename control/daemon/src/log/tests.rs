@@ -3,6 +3,7 @@
 
 mod disks;
 mod kill;
+mod turns;
 mod whole;
 
 use super::{
@@ -12,7 +13,6 @@ use super::{
     rulesets::Rulesets,
     shard::Shard,
     source::Source,
-    turn::split,
 };
 use std::{
     collections::BTreeMap,
@@ -24,7 +24,7 @@ use std::{
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
 };
-use tachyon_log::{Cursor, Files, Record, cursor, damage::Fault, fault::Random};
+use tachyon_log::{Cursor, Files, Record, cursor, damage::Fault, fault::Random, turn::split};
 use tachyon_wire::{
     Endpoint, Reason,
     command::OpenSession,

@@ -1,12 +1,12 @@
 //! One worker's turns on their way to the logs of its shards, and back from there: which positions of its ring are written,
 //! and which are as stable as they ask for.
 
-use super::{
-    source::Source,
+use super::source::Source;
+use std::collections::VecDeque;
+use tachyon_log::{
+    record::Gap,
     turn::{Part, Split},
 };
-use std::collections::VecDeque;
-use tachyon_log::record::Gap;
 use tachyon_wire::Reason;
 
 /// What of a turn a shard's log has to have.

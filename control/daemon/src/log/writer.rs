@@ -11,11 +11,13 @@ use super::{
     shard::{Shard, Wait, gap},
     source::Source,
     status::{LogStatus, ShardStatus, WorkerStatus},
-    turn::split,
     worker::{Need, Pending, Worker},
 };
 use std::{collections::BTreeMap, sync::Arc};
-use tachyon_log::record::{Arrival, Kind};
+use tachyon_log::{
+    record::{Arrival, Kind},
+    turn::{burst, split},
+};
 use tachyon_wire::Reason;
 use tracing::{error, warn};
 
@@ -214,11 +216,9 @@ impl<F: Folders, T: Source> Writer<F, T> {
             if shard.prepare(now, &boot_id, turn.ruleset_version.get(), &self.rulesets, &self.settings).is_err() {
                 return Ok(Err(Wait));
             }
-            // The low half names the turn: nobody replays four billion turns at once.
-            let burst = u32::try_from(number & u64::from(u32::MAX)).unwrap_or(0);
             for whole in part.frames.get(here.0..).unwrap_or_default() {
                 worker.source.frame(&whole.item, whole.index, &mut worker.frame)?;
-                let arrival = Arrival { source: whole.item.source, worker: turn.worker, burst: burst.into() };
+                let arrival = Arrival { source: whole.item.source, worker: turn.worker, burst: burst(number).into() };
                 if shard.frame(now, tick, number, arrival, &worker.frame).is_err() {
                     return Ok(Err(Wait));
                 }

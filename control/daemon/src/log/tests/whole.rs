@@ -196,7 +196,7 @@ fn after_a_failed_write_or_sync_what_was_not_stable_is_written_again() {
             let durable_ones = |turn: &u64| script.record(*turn)[5] & 1 != 0;
             let max = crate::log::shard::Shard::<tachyon_log::Disk>::body_bytes_max();
             for turn in (1..=script.turns).filter(durable_ones) {
-                let parts = crate::log::turn::split(&script.record(turn), max).expect("a turn").parts;
+                let parts = tachyon_log::turn::split(&script.record(turn), max).expect("a turn").parts;
                 for part in parts.iter().filter(|part| part.durable) {
                     let found = logs[&part.shard].turns.get(&(0, turn)).expect("a durable turn");
                     assert_eq!(found.bodies, part.bodies, "fault {number}: turn {turn}");
