@@ -153,7 +153,7 @@ mod tests {
         frame.truncate(length);
         // Over the stand-ins, because a writer of frames makes no reference that leads nowhere.
         frame[64..].copy_from_slice(messages.as_bytes());
-        Judged { record: 9, tick: 1, frame, accepted: [accepted, 0, 0, 0] }
+        Judged { record: 9, tick: 1, clock: None, frame, accepted: Some([accepted, 0, 0, 0]) }
     }
 
     fn all(judged: &Judged, grain: Grain) -> Vec<(String, usize)> {
@@ -171,6 +171,8 @@ mod tests {
         let none = judged(0, &[message; 4]);
         assert_eq!(all(&none, Grain::Messages), []);
         assert_eq!(all(&none, Grain::Frames), []);
+        let undecided = Judged { accepted: None, ..some.clone() };
+        assert_eq!(all(&undecided, Grain::Messages), []);
         let no_frame = Judged { frame: b"RTT1".to_vec(), ..some };
         assert_eq!(all(&no_frame, Grain::Messages), []);
     }

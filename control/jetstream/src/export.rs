@@ -433,6 +433,12 @@ impl<A: Accepts> Exporter<A> {
             self.status
                 .say(&format!("{more} records were removed from the log before they were exported; going on behind"));
         }
+        let undecided: u64 = self.shards.values().map(Shard::undecided).sum();
+        if undecided > self.status.counts.undecided {
+            let more = undecided - self.status.counts.undecided;
+            self.status.counts.undecided = undecided;
+            self.status.say(&format!("{more} frames are left out: the log does not say what became of them"));
+        }
         if self.status.is_due() {
             self.line("exporting", unacknowledged);
         }

@@ -2,7 +2,7 @@
 //!
 //! It is a program of its own, so that a node without NATS has nothing of it. It reads the logs beside whoever writes them,
 //! takes only whole commits, and writes nothing but its own positions. It deliberately judges nothing (which messages were
-//! accepted is in the log), mends nothing (a log that is damaged or was set back stops it), and asks for nothing but what an
+//! accepted is in the log's decisions), mends nothing (a log that is damaged or was set back stops it), and asks for nothing but what an
 //! ordinary JetStream of version 2.9 can do.
 //!
 //! # What is published
@@ -41,6 +41,23 @@
 //! writes (it syncs every two minutes unless told otherwise) has a last sequence below one that it acknowledged; then the
 //! stream alone counts, and what was lost is sent again.
 //!
+//! # Why a position may fall between a frame and its decisions
+//!
+//! What became of a frame's messages stands in a record behind it: mostly in the same commit, after a crash of control in a later
+//! one, and never if the node went with it. So a frame waits, and those behind it wait with it, until the log has decided it or has
+//! gone on without: with decisions of another turn of its worker, or with another start of the node. What is published of a
+//! log, and in which order, thus follows from the log alone, as rule 1 needs it.
+//!
+//! A position is a message of a frame, and there may be more of its turn behind it, whose decisions came before the crash and are read once
+//! more. Reading begins with the segment that has the position's frame, so every frame behind the position is read, and its
+//! decisions are behind it again. Frames of the same turn that are in an earlier segment are not read; but decisions say how
+//! many frames their turn has in this log ([`tachyon_wire::tap::TurnParts`], or the one body that there is), and the frames of a turn
+//! are in order, so the first ones are those that are missing, and each of the others gets its own decision
+//! ([`tachyon_log::decided`]). What is before the position is passed over, whatever is said of it. The same holds where
+//! retention removed the beginning of a turn.
+//!
+//! # What remains
+//!
 //! A commit is taken as soon as it is whole, which is before it is durable on the node's own disk. If the node then loses it to a
 //! power failure, the stream has messages that the log does not have any more. The exporter knows its log again by the hash of
 //! the last commit that it read, so it finds that out, says so and stops, instead of publishing other records over them.
@@ -59,7 +76,7 @@ pub mod shard;
 pub mod status;
 pub mod stream;
 
-pub use accepts::{Accepts, EveryMessage, Judged};
+pub use accepts::{Accepts, Decided, EveryMessage, Judged};
 pub use export::Exporter;
 pub use settings::Settings;
 pub use status::Status;

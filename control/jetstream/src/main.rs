@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
 };
-use tachyon_jetstream::{EveryMessage, Exporter, Settings, Status};
+use tachyon_jetstream::{Accepts, Decided, EveryMessage, Exporter, Settings, Status};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -68,17 +68,21 @@ fn start(arguments: Arguments) -> anyhow::Result<()> {
     settings.state_dir = arguments.state_dir.unwrap_or(settings.state_dir);
     settings.frames |= arguments.frames;
     let (until_end, status) = (arguments.until_end, Status::new(arguments.json));
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2) // one that reads the log, one that talks to the server
         .enable_all()
-        .build()?
-        .block_on(run(settings, until_end, status))
+        .build()?;
+    if settings.refused_too {
+        runtime.block_on(run(settings, until_end, status, || EveryMessage))
+    } else {
+        runtime.block_on(run(settings, until_end, status, Decided::default))
+    }
 }
 
-async fn run(settings: Settings, until_end: bool, status: Status) -> anyhow::Result<()> {
+async fn run<A: Accepts>(settings: Settings, until_end: bool, status: Status, make: fn() -> A) -> anyhow::Result<()> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let (stop, stopped) = watch::channel(false);
-    let exporter = Exporter::new(settings, until_end, || EveryMessage, status, stopped)?;
+    let exporter = Exporter::new(settings, until_end, make, status, stopped)?;
     tokio::spawn(async move {
         tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
         stop.send_replace(true);

@@ -50,6 +50,9 @@ pub struct Shard<A> {
     judged: Vec<Judged>,
     /// Records that were removed before they were exported.
     records_missed: u64,
+    /// Frames that were left out because the log has no decisions about them, and the record behind the last of them.
+    undecided: u64,
+    undecided_to: u64,
     /// The record behind the last that was read.
     read_to: u64,
     idle: bool,
@@ -74,6 +77,8 @@ impl<A: Accepts> Shard<A> {
             queue: VecDeque::new(),
             judged: Vec::new(),
             records_missed: 0,
+            undecided: 0,
+            undecided_to: 0,
             read_to: from,
             idle: false,
         }
@@ -118,6 +123,12 @@ impl<A: Accepts> Shard<A> {
         self.records_missed
     }
 
+    /// Frames that were left out because the log has no decisions about them.
+    #[must_use]
+    pub const fn undecided(&self) -> u64 {
+        self.undecided
+    }
+
     /// The record behind the last that was read.
     #[must_use]
     pub const fn read_to(&self) -> u64 {
@@ -158,28 +169,37 @@ impl<A: Accepts> Shard<A> {
                 let wanted = self.floor.map_or(first, |floor| first.max(floor.record + 1));
                 self.records_missed += end.saturating_sub(wanted);
                 self.read_to = end;
-                // Frames that waited for decisions are gone with them.
-                self.accepts = (self.make_accepts)();
+                // The decisions that frames waited for may be among them.
+                self.accepts.pass_over(&mut self.judged);
                 return Ok(true);
             }
             Step::Commit(header) => header,
         };
         let mark = Mark { number: header.number, hash: header.hash };
-        let mut found = Vec::new();
         for record in self.follower.records(&header) {
             if let Some(Record::Clock(clock)) = Record::read(&record) {
                 self.clock = Some(clock_at(record.tick, &clock));
             }
-            self.accepts.take(&record, &mut self.judged);
-            for judged in self.judged.drain(..) {
-                events(&judged, self.grain, &mut found);
+            self.accepts.take(&record, self.clock, &mut self.judged);
+        }
+        self.queue_judged(mark);
+        self.read_to = header.first_sequence + u64::from(header.records);
+        Ok(true)
+    }
+
+    /// Makes events of the frames that were settled by this commit, less what is in the stream.
+    fn queue_judged(&mut self, mark: Mark) {
+        let mut found = Vec::new();
+        for judged in self.judged.drain(..) {
+            if judged.accepted.is_none() && judged.record >= self.undecided_to {
+                self.undecided += 1;
+                self.undecided_to = judged.record + 1;
             }
-            let (floor, clock) = (self.floor, self.clock);
+            events(&judged, self.grain, &mut found);
+            let (floor, clock) = (self.floor, judged.clock);
             let new = found.drain(..).filter(|event| floor.is_none_or(|floor| event.place > floor));
             self.queue.extend(new.map(|event| Ready { event, clock, mark }));
         }
-        self.read_to = header.first_sequence + u64::from(header.records);
-        Ok(true)
     }
 
     /// Takes back an event that was given out and is not acknowledged. The last one first.
@@ -196,9 +216,9 @@ impl<A: Accepts> Shard<A> {
     pub fn resume(&mut self, position: Option<&Position>) {
         let place = position.map(|position| position.place);
         if place < self.floor {
-            let missed = self.records_missed;
-            *self = Self::new(&self.folder, self.number, self.grain, self.make_accepts, position);
-            self.records_missed = missed;
+            let anew = Self::new(&self.folder, self.number, self.grain, self.make_accepts, position);
+            let Self { records_missed, undecided, undecided_to, .. } = *self;
+            *self = Self { records_missed, undecided, undecided_to, ..anew };
             return;
         }
         self.floor = place;

@@ -25,6 +25,8 @@ pub struct Counts {
     pub lost_by_server: u64,
     /// Records that were removed from the log before they were exported.
     pub records_missed: u64,
+    /// Frames that were left out because the log has no decisions about them.
+    pub undecided: u64,
 }
 
 /// One shard's line.
@@ -52,8 +54,15 @@ impl Status {
     /// With lines of JSON or without.
     #[must_use]
     pub const fn new(json: bool) -> Self {
-        let counts =
-            Counts { published: 0, acknowledged: 0, duplicates: 0, resumed: 0, lost_by_server: 0, records_missed: 0 };
+        let counts = Counts {
+            published: 0,
+            acknowledged: 0,
+            duplicates: 0,
+            resumed: 0,
+            lost_by_server: 0,
+            records_missed: 0,
+            undecided: 0,
+        };
         Self { json, last: None, waits_for: None, counts }
     }
 
@@ -88,7 +97,8 @@ impl Status {
             return;
         }
         self.last = Some(Instant::now());
-        let Counts { published, acknowledged, duplicates, resumed, lost_by_server, records_missed } = self.counts;
+        let Counts { published, acknowledged, duplicates, resumed, lost_by_server, records_missed, undecided } =
+            self.counts;
         let shards: Vec<Value> = shards
             .iter()
             .map(|one| json!({ "shard": one.shard, "record": one.record, "read_to": one.read_to }))
@@ -104,6 +114,7 @@ impl Status {
             "resumed": resumed,
             "lost_by_server": lost_by_server,
             "records_missed": records_missed,
+            "undecided": undecided,
             "shards": shards,
         });
         // A reader that went away is no reason to stop exporting.

@@ -77,7 +77,67 @@ fn frames_go_out_whole() {
     export_well(&scene.file, &["--frames"]);
     let stored = scene.server.read("TACHYON");
     compare(&stored, 0, &scene.writer.frames);
-    assert_eq!(stored.len(), 200);
+    assert_eq!(stored.len(), scene.writer.frames.len());
+    assert!(stored.len() > 150, "{} of 200 have an accepted message", stored.len());
+}
+
+#[test]
+fn refused_messages_go_out_only_where_that_is_asked_for() {
+    let Some(mut scene) = Scene::new("refused", "refused_too = true\n") else { return };
+    scene.append(300);
+    export_well(&scene.file, &[]);
+    compare(&scene.server.read("TACHYON"), 0, &scene.writer.every);
+    assert!(scene.writer.messages.len() < scene.writer.every.len() * 9 / 10, "one in five is refused");
+    // From here on only accepted ones, behind what is there.
+    settings(&scene.folder, scene.server.port, "");
+    let (before, every) = (scene.writer.messages.len(), scene.writer.every.clone());
+    scene.append(300);
+    export_well(&scene.file, &[]);
+    compare(&scene.server.read("TACHYON"), 0, &[&every, &scene.writer.messages[before..]].concat());
+}
+
+#[test]
+fn a_frame_goes_out_when_it_is_decided_wherever_exporters_ended_before() {
+    let Some(mut scene) = Scene::new("decided", "") else { return };
+    let mut waited = 0;
+    for round in 0..30 {
+        for _ in 0..=round % 4 {
+            scene.writer.frame();
+        }
+        // The log ends between frames and their decisions, and so does the exporter; every third time all it knows is the stream.
+        scene.writer.finish_undecided();
+        if round % 3 == 0 {
+            let _ = fs::remove_dir_all(scene.folder.0.join("state"));
+        }
+        assert!(!export_well(&scene.file, &[]).contains("left out"), "what waits may yet be decided");
+        compare(&scene.server.read("TACHYON"), 0, &scene.writer.messages);
+        let before = scene.writer.messages.len();
+        scene.writer.finish();
+        waited += usize::from(scene.writer.messages.len() > before);
+    }
+    assert!(waited > 5, "{waited} rounds left frames waiting");
+    export_well(&scene.file, &[]);
+    scene.compare();
+}
+
+#[test]
+fn frames_that_a_crash_left_undecided_are_left_out_and_counted() {
+    let Some(mut scene) = Scene::new("undecided", "") else { return };
+    let mut left_out = 0;
+    for _ in 0..20 {
+        scene.append(3);
+        (0..3).for_each(|_| scene.writer.frame());
+        left_out += scene.writer.crash();
+    }
+    scene.append(3);
+    let output = exporter(&scene.file, &["--until-end", "--json"]).output().unwrap();
+    assert!(output.status.success() && left_out > 10, "{left_out}");
+    let last = String::from_utf8(output.stdout).unwrap();
+    let last: serde_json::Value = serde_json::from_str(last.lines().last().unwrap()).unwrap();
+    assert_eq!(last["undecided"], left_out);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("are left out: the log does not say what became of them"), "{said}");
+    scene.compare();
 }
 
 #[test]

@@ -128,7 +128,7 @@ fn a_damaged_log_is_exported_up_to_the_damage() {
             "{said}"
         );
         let before: Vec<_> =
-            writer.messages.iter().filter(|message| message.record < header.first_sequence).cloned().collect();
+            writer.messages.iter().filter(|message| message.decided < header.first_sequence).cloned().collect();
         compare(&scene.server.read("TACHYON"), 0, &before);
     }
     fs::write(&path, &whole).unwrap();
@@ -151,7 +151,7 @@ fn a_write_that_a_crash_cut_short_is_the_end_and_no_damage() {
     fs::write(&path, bytes).unwrap();
     export_well(&scene.file, &[]);
     let before: Vec<_> =
-        writer.messages.iter().filter(|message| message.record < header.first_sequence).cloned().collect();
+        writer.messages.iter().filter(|message| message.decided < header.first_sequence).cloned().collect();
     compare(&scene.server.read("TACHYON"), 0, &before);
     // It arrives after all.
     fs::write(&path, &whole).unwrap();

@@ -21,11 +21,14 @@ use tachyon_log::{
     fault::Random,
     record::{Arrival, Clock},
     retention::Limits,
+    turn::{Encoder, burst, split},
 };
 use tachyon_wire::{
-    Endpoint, Message,
+    Endpoint, Message, Reason,
     build::{FrameFields, FrameWriter, Seal},
+    tap::{self, ENTRY_REASONS, FRAME_REFUSED, FRAME_WHOLE, FrameEntry, HEAD_BYTES, HELD, Item, Part, Turn},
 };
+use zerocopy::FromZeros;
 
 /// A folder that goes away with the test.
 pub struct Folder(pub PathBuf);
@@ -177,6 +180,8 @@ async fn read_all(stream: &Stream) -> Vec<Stored> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
     pub record: u64,
+    /// The record that says what became of it.
+    pub decided: u64,
     pub subject: String,
     pub id: String,
     pub sender: u32,
@@ -190,15 +195,34 @@ pub const SEGMENT_BYTES: u64 = 64 * 4_096;
 /// Unix nanoseconds at tick 0.
 pub const UNIX_NS: u64 = 1_700_000_000_000_000_000;
 
+/// A frame that was logged and is not decided yet.
+struct Undecided {
+    record: u64,
+    tick: u64,
+    frame_id: u32,
+    bytes: Vec<u8>,
+    /// Topic, sender and what is referred to; none of what is not expected in the stream.
+    messages: Vec<(u32, u32, Vec<u8>)>,
+    /// What becomes of each.
+    words: Vec<u8>,
+}
+
 /// A writer of one shard's log, which remembers what it wrote.
 pub struct Writer {
     appender: Appender<Disk>,
     shard: u16,
+    boot: u8,
     now: u64,
     frame_id: u32,
     random: Random,
+    turn: u64,
+    undecided: Vec<Undecided>,
+    /// Messages that were accepted, and refused ones too.
     pub messages: Vec<Written>,
+    pub every: Vec<Written>,
+    /// Frames with an accepted message, and the words on their messages.
     pub frames: Vec<Written>,
+    words: Vec<Vec<u8>>,
 }
 
 pub fn shard_folder(log: &Path, shard: u16) -> PathBuf {
@@ -220,11 +244,28 @@ impl Writer {
             Config { shard, log_id, segment_bytes: SEGMENT_BYTES, mark_after_ns: 1_000, retry_after_ns: 1_000 };
         let appender = Appender::open(disk, config, 0).expect("a log");
         let random = Random::new(seed ^ u64::from(shard) << 32);
-        let (now, frame_id, messages, frames) = (0, 0, Vec::new(), Vec::new());
-        let mut this = Self { appender, shard, now, frame_id, random, messages, frames };
-        let clock = Clock { boot_id: [9; 16], unix_ns: UNIX_NS.into(), boot: 1, reserved: [0; 7] };
-        this.record(&Record::Clock(clock));
+        let mut this = Self {
+            appender,
+            shard,
+            boot: 9,
+            now: 0,
+            frame_id: 0,
+            random,
+            turn: 1,
+            undecided: Vec::new(),
+            messages: Vec::new(),
+            every: Vec::new(),
+            frames: Vec::new(),
+            words: Vec::new(),
+        };
+        this.clock();
         this
+    }
+
+    /// A start of the node.
+    fn clock(&mut self) {
+        let unix_ns = (UNIX_NS + self.now).into();
+        self.record(&Record::Clock(Clock { boot_id: [self.boot; 16], unix_ns, boot: 1, reserved: [0; 7] }));
     }
 
     /// Appends a record at the next tick, whatever the disk has to do first.
@@ -271,46 +312,101 @@ impl Writer {
         }
         let length = writer.finish(Seal::Crc);
         bytes.truncate(length);
-        self.logged(&bytes, &of_messages);
+        let word = |random: &mut Random| [0, 0, 0, HELD, Reason::Throttled.number()][random.below(5) as usize];
+        let words = of_messages.iter().map(|_| word(&mut self.random)).collect();
+        self.logged(bytes, of_messages, words);
         if self.random.one_in(10) {
-            self.record(&Record::Decisions(b"what was decided"));
+            self.record(&Record::Decisions(b"no turn at all"));
         }
         if self.random.one_in(20) {
-            let arrival = Arrival { source: Endpoint::NONE, worker: 0.into(), burst: 0.into() };
-            self.record(&Record::Frame(arrival, b"no frame at all"));
+            self.logged(b"no frame at all".to_vec(), Vec::new(), vec![0]);
+        }
+        if self.random.one_in(2) {
+            self.decide();
         }
     }
 
-    fn logged(&mut self, bytes: &[u8], of_messages: &[(u32, u32, Vec<u8>)]) {
-        let arrival = Arrival { source: Endpoint::v4([10, 0, 0, 1], 7), worker: 0.into(), burst: 1.into() };
-        let tick = self.now;
-        let record = self.record(&Record::Frame(arrival, bytes));
-        let (shard, frame) = (self.shard, self.frame_id);
-        for (index, (topic, sender, referred)) in of_messages.iter().enumerate() {
-            self.messages.push(Written {
+    fn logged(&mut self, bytes: Vec<u8>, messages: Vec<(u32, u32, Vec<u8>)>, words: Vec<u8>) {
+        let (source, burst) = (Endpoint::v4([10, 0, 0, 1], 7), burst(self.turn).into());
+        let (tick, frame_id) = (self.now, self.frame_id);
+        let record = self.record(&Record::Frame(Arrival { source, worker: 0.into(), burst }, &bytes));
+        self.undecided.push(Undecided { record, tick, frame_id, bytes, messages, words });
+    }
+
+    /// Ends the turn: writes down what became of its frames, in one record or several.
+    pub fn decide(&mut self) {
+        let mut encoder = Encoder::default();
+        let (mut item, mut turn) = (Item::new_zeroed(), Turn::new_zeroed());
+        let mut entry = FrameEntry::new_zeroed();
+        for frame in &self.undecided {
+            // Beside it one that was not admitted, and sometimes one of another shard.
+            (item.shard, item.frames) = (self.shard.into(), 2.into());
+            encoder.item(&item);
+            (entry.form, entry.flags, entry.count) = (FRAME_REFUSED, 0, 0.into());
+            encoder.frame(&entry, &[0; HEAD_BYTES], &[], &[]);
+            (entry.form, entry.flags) = (FRAME_WHOLE, ENTRY_REASONS);
+            entry.count = u16::try_from(frame.words.len()).expect("few").into();
+            encoder.frame(&entry, &[], &[], &frame.words);
+            if self.random.one_in(4) {
+                (item.shard, item.frames) = ((self.shard + 1).into(), 0.into());
+                encoder.item(&item);
+            }
+        }
+        (turn.kind, turn.turn, turn.lead_shard) = (tap::KIND_TURN, self.turn.into(), self.shard.into());
+        let bytes_max = if self.random.one_in(3) { 300 } else { 8_192 };
+        let split = split(&encoder.finish(&turn), bytes_max).expect("a turn");
+        let part = split.parts.into_iter().find(|part| part.shard == self.shard).expect("the lead shard");
+        for body in part.bodies {
+            let decided = self.record(&Record::Decisions(&body));
+            let (_, parts) = tap::read(&body).expect("a turn");
+            let whole = |part: &Part<'_>| matches!(part, Part::Frame(frame) if frame.entry.form == FRAME_WHOLE);
+            for frame in self.undecided.drain(..parts.filter(whole).count()).collect::<Vec<_>>() {
+                self.expect(frame, decided);
+            }
+        }
+        assert!(self.undecided.is_empty());
+        self.turn += 1;
+    }
+
+    /// Notes what the stream has to hold of a frame.
+    fn expect(&mut self, frame: Undecided, decided: u64) {
+        let (shard, Undecided { record, tick, frame_id, bytes, messages, words }) = (self.shard, frame);
+        let is_accepted = |word: &u8| *word == 0 || *word == HELD;
+        for (index, (topic, sender, referred)) in messages.iter().enumerate() {
+            let written = Written {
                 record,
+                decided,
                 subject: format!("tachyon.{shard}.{topic}"),
-                id: format!("7.3.{frame}.{shard}.{index}"),
+                id: format!("7.3.{frame_id}.{shard}.{index}"),
                 sender: *sender,
                 tick,
                 payload: [&bytes[64 * (index + 1)..64 * (index + 2)], referred].concat(),
-            });
+            };
+            self.messages.extend(is_accepted(&words[index]).then(|| written.clone()));
+            self.every.push(written);
         }
-        self.frames.push(Written {
-            record,
-            subject: format!("tachyon.{shard}.frames"),
-            id: format!("7.3.{frame}.{shard}"),
-            sender: 0,
-            tick,
-            payload: bytes.to_vec(),
-        });
+        if !messages.is_empty() && words.iter().any(is_accepted) {
+            let (subject, id) = (format!("tachyon.{shard}.frames"), format!("7.3.{frame_id}.{shard}"));
+            self.frames.push(Written { record, decided, subject, id, sender: 0, tick, payload: bytes });
+            self.words.push(words);
+        }
     }
 
     /// The frame before last once more, byte for byte: what a log looks like that holds a replay.
     pub fn replay(&mut self) {
-        let old = self.frames[self.frames.len() - 2].payload.clone();
-        let arrival = Arrival { source: Endpoint::v4([10, 0, 0, 1], 7), worker: 0.into(), burst: 1.into() };
-        self.record(&Record::Frame(arrival, &old));
+        let old = self.frames.len() - 2;
+        let (bytes, words) = (self.frames[old].payload.clone(), self.words[old].clone());
+        self.decide();
+        self.logged(bytes, Vec::new(), words);
+        self.decide();
+    }
+
+    /// The node starts anew: what is not decided never is, and turns are numbered from 1. Says how many frames that are.
+    pub fn crash(&mut self) -> usize {
+        self.boot += 1;
+        self.turn = 1;
+        self.clock();
+        self.undecided.drain(..).count()
     }
 
     pub fn commit(&mut self) {
@@ -324,8 +420,14 @@ impl Writer {
         self.appender.retain(self.now, self.now, &limits, &signer()).expect("room");
     }
 
-    /// Until all is durable and a mark says so.
+    /// Until all is decided and durable and a mark says so.
     pub fn finish(&mut self) {
+        self.decide();
+        self.finish_undecided();
+    }
+
+    /// The same, in the middle of a turn.
+    pub fn finish_undecided(&mut self) {
         self.now += 1_000_000;
         while !self.appender.finish(self.now).expect("a healthy disk") {
             self.now += 1_000;
