@@ -374,9 +374,66 @@ fn frames_are_shown_as_the_wire_document_says() {
         assert!(text.contains(part), "{part} in\n{text}");
     }
     let text = stdout(&ended(tachyon(&["show", "0..2", "--directory", logs.path()]), OK));
-    assert!(text.contains("decisions   40 bytes: 0000") && text.contains("boot        true"), "{text}");
+    let decided = "decisions   worker 1 turn 0 under ruleset 9, pressure 2: 3 frames (1 whole";
+    assert!(text.contains(decided) && text.contains("boot        true"), "{text}");
     let nothing = ended(tachyon(&["show", "500", "--directory", logs.path()]), USAGE);
     assert!(stderr(&nothing).contains("there is no record 500"), "{}", stderr(&nothing));
+}
+
+#[test]
+fn decisions_are_shown_decoded_and_other_bytes_as_they_are() {
+    let logs = Logs::new(&[2], 8);
+    let show = |sequence: &str| json(&ended(tachyon(&["show", sequence, "--directory", logs.path(), "--json"]), OK));
+    let record = &show("4")["records"][0];
+    let common = ["kind", "sequence", "shard", "tick", "unix_ns"];
+    let own = [
+        "commands",
+        "egress_digest",
+        "egress_frames",
+        "frames",
+        "free_buffers",
+        "pressure",
+        "refuses",
+        "ruleset_version",
+        "stable_turn",
+        "turn",
+        "turn_flags",
+        "turn_shards",
+        "worker",
+    ];
+    let mut names = [&common[..], &own].concat();
+    names.sort_unstable();
+    assert_eq!(fields(record), names);
+    assert_eq!((&record["worker"], &record["turn"], &record["pressure"]), (&1.into(), &1.into(), &2.into()));
+    assert_eq!((&record["ruleset_version"], &record["free_buffers"]), (&9.into(), &500.into()));
+    let frames = record["frames"].as_array().expect("a list");
+    let kept: Vec<&str> = frames.iter().map(|frame| frame["kept"].as_str().expect("text")).collect();
+    assert_eq!(kept, ["whole", "stubs", "head"]);
+    // Of 22 messages of the second frame every fifth is refused, and every fifth is held.
+    let words: Vec<Option<u8>> = (0..22).map(|index| logs::word(1, index)).collect();
+    let of = |wanted: u8| (0..22).filter(|index| words[*index] == Some(wanted)).map(Value::from).collect::<Vec<_>>();
+    let refused = frames[0]["refused"].as_array().expect("a list");
+    assert!(refused.iter().all(|refused| refused["reason"] == "E_GOV_THROTTLED"), "{refused:?}");
+    let places: Vec<Value> = refused.iter().map(|refused| refused["index"].clone()).collect();
+    assert_eq!(places, of(tachyon_wire::Reason::Throttled.number()));
+    assert_eq!((&frames[0]["messages"], &frames[0]["held"]), (&22.into(), &of(tachyon_wire::tap::HELD).len().into()));
+    assert_eq!((&frames[0]["session_id"], &frames[0]["reason"]), (&Value::Null, &Value::Null));
+    assert_eq!((&frames[1]["messages"], &frames[1]["refused"]), (&3.into(), &Value::Array(Vec::new())));
+    assert_eq!(
+        (&frames[1]["session_id"], &frames[1]["epoch"], &frames[1]["frame_id"]),
+        (&65_544.into(), &5.into(), &5_001.into())
+    );
+    assert_eq!((&frames[2]["reason"], &frames[2]["messages"]), (&"E_AUTH_NO_SESSION".into(), &0.into()));
+    assert_eq!(frames[2]["source"], "192.0.2.7:40000");
+    let text = stdout(&ended(tachyon(&["show", "4", "--directory", logs.path()]), OK));
+    let line = "decisions   worker 1 turn 1 under ruleset 9, pressure 2: 3 frames (1 whole, 1 E_AUTH_NO_SESSION), 25 messages (21 \
+                accepted, 4 held, 4 E_GOV_THROTTLED)";
+    assert!(text.contains(line), "{text}");
+    // The seventh frame's are no turn.
+    let record = &show("14")["records"][0];
+    assert_eq!((&record["bytes"], &record["head"]), (&40.into(), &"06".repeat(32).into()));
+    let text = stdout(&ended(tachyon(&["show", "14", "--directory", logs.path()]), OK));
+    assert!(text.contains("decisions   40 bytes: 0606"), "{text}");
 }
 
 #[test]

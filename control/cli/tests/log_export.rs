@@ -2,7 +2,7 @@
 
 mod logs;
 
-use logs::{Logs, MIDNIGHT_NS, spec};
+use logs::{Logs, MIDNIGHT_NS, spec, word};
 use parquet::{
     file::reader::{FileReader as _, SerializedFileReader},
     record::{Field, Row},
@@ -149,6 +149,45 @@ fn bytes(hex: &str) -> Vec<u8> {
     (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hex")).collect()
 }
 
+/// What became of a message, as the log's decisions say.
+fn verdict(record: &Value, message: &Value) -> Option<&'static str> {
+    let number = |value: &Value| value.as_u64().expect("a number");
+    let burst = u32::try_from(number(&record["burst"])).expect("small");
+    let word = word(burst, usize::try_from(number(&message["index"])).expect("small"))?;
+    Some(if word == 0 || word == tachyon_wire::tap::HELD { "accepted" } else { "E_GOV_THROTTLED" })
+}
+
+/// How often each verdict comes.
+fn verdicts<'a>(all: impl Iterator<Item = Option<&'a str>>) -> BTreeMap<String, u64> {
+    let mut counts = BTreeMap::new();
+    all.for_each(|verdict| *counts.entry(verdict.unwrap_or("null").to_owned()).or_default() += 1);
+    counts
+}
+
+#[test]
+fn a_table_that_is_cut_between_frames_and_decisions_has_their_verdicts() {
+    let logs = Logs::new(&[2], 12);
+    let out = logs.folder.path().join("out.parquet");
+    let all = frames(logs.path());
+    // Of the second frame alone: its decisions are behind what is asked for. Then from its decisions on.
+    for (from, to, bursts) in [("3", "3", 1..2), ("4", "9", 2..5), ("13", "100", 6..12)] {
+        export("parquet", &out, logs.path(), &["--from", from, "--to", to]);
+        let expected: Vec<Option<&str>> = all
+            .iter()
+            .filter(|record| bursts.contains(&record["burst"].as_u64().expect("a number")))
+            .flat_map(|record| {
+                record["messages"].as_array().expect("a list").iter().map(|message| verdict(record, message))
+            })
+            .collect();
+        let found = rows(&out);
+        let found: Vec<Option<&str>> = found
+            .iter()
+            .map(|row| if let Field::Str(code) = &row["verdict"] { Some(code.as_str()) } else { None })
+            .collect();
+        assert_eq!(found, expected, "{from} to {to}");
+    }
+}
+
 #[test]
 fn a_table_has_a_row_for_each_message() {
     let logs = Logs::new(&[2, 3], 12);
@@ -156,7 +195,7 @@ fn a_table_has_a_row_for_each_message() {
     let said = export("parquet", &out, logs.path(), &[]);
     let rows = rows(&out);
     let mut count = 0;
-    for record in frames(logs.path()) {
+    for record in &frames(logs.path()) {
         for message in record["messages"].as_array().expect("a list") {
             let row = &rows[count];
             let number = |value: &Value| value.as_u64().expect("a number");
@@ -178,7 +217,10 @@ fn a_table_has_a_row_for_each_message() {
             let Field::Bytes(payload) = &row["payload"] else { panic!("{:?}", row["payload"]) };
             assert_eq!(payload.data(), bytes(message["payload"].as_str().expect("hex")));
             assert!(matches!(&row["data"], Field::Bytes(data) if data.len() == 48), "{:?}", row["data"]);
-            assert_eq!(row["verdict"], Field::Null);
+            assert_eq!(
+                row["verdict"],
+                verdict(record, message).map_or(Field::Null, |code| Field::Str(code.to_owned()))
+            );
             count += 1;
         }
     }
@@ -202,6 +244,7 @@ table = pyarrow.parquet.read_table(sys.argv[1])
 first = table.slice(0, 1).to_pylist()[0]
 print(json.dumps({
     'rows': table.num_rows,
+    'verdicts': {str(one['values'] or 'null'): one['counts'] for one in table.column('verdict').value_counts().to_pylist()},
     'types': {field.name: str(field.type) for field in table.schema},
     'unix_ns': table.column('unix_ns').cast('int64')[0].as_py(),
     'first': {name: value for name, value in first.items() if isinstance(value, (int, str))},
@@ -217,6 +260,13 @@ print(json.dumps({
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(found["rows"], said["messages"]);
+    let all = frames(logs.path());
+    let each = all.iter().flat_map(|record| {
+        record["messages"].as_array().expect("a list").iter().map(|message| verdict(record, message))
+    });
+    let expected = verdicts(each);
+    assert!(expected.len() == 3, "accepted, refused, and not known: {expected:?}");
+    assert_eq!(found["verdicts"], serde_json::to_value(expected).expect("JSON"));
     let types = &found["types"];
     for (name, kind) in [
         ("shard", "uint16"),

@@ -69,7 +69,9 @@ fn a_person_sees_a_line_for_each_frame_and_message() {
         "{text}"
     );
     assert!(lines[2].starts_with("      0  topic 19  sender 150  P"), "{text}");
-    assert!(lines[3].contains("#2  decisions, 40 bytes: 0000"), "{text}");
+    let decided = "#2  decisions, worker 1 turn 0 under ruleset 9, pressure 2: 3 frames (1 whole, 1 E_AUTH_NO_SESSION), 4 messages \
+                   (4 accepted)";
+    assert!(lines[3].ends_with(decided), "{text}");
 }
 
 #[test]

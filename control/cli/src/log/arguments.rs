@@ -21,7 +21,13 @@ JSON: {damaged, records: [RECORD]}. A RECORD has shard, sequence, tick (ns of th
 says), kind, and by kind:
   frame       source, worker, burst, fault (null, or why it is no frame: then only frame, in hex, follows), type, flags, route_id,
               frame_id, session_id, frame_shard, epoch, sent_ns, frame_bytes, messages: [{index, topic_id, sender_id, class, flags, mode, payload, text, fault, provenance}]
-  decisions   bytes, head
+  decisions   worker, turn, ruleset_version, pressure, free_buffers, refuses (null, or why the log took no messages), turn_flags,
+              stable_turn, egress_frames, egress_digest, turn_shards (null, or all shards with a part of the turn), commands: [{command,
+              and its fields}], frames: [{kept (whole: as a record of its own, before this one; stubs: header and the first 16
+              bytes of each message; head: 64 bytes of one that was not admitted), reason (of one that was not admitted),
+              messages, held, refused: [{index, reason}], for_log, session_id, epoch, frame_id (null where kept is whole), source,
+              item_shard, place}]. Messages that are not refused were accepted; held ones waited for the log.
+              Of a body that is no turn: bytes, head
   ruleset     version, total_bytes, offset, bytes
   command     command, and its fields; keys are never logged, only their names
   clock       boot_id, boot, clock_unix_ns
@@ -59,7 +65,9 @@ its tick (where there are none: the tick itself), with shard and sequence as a c
 reads as zeros.
 
 parquet: a row per message: shard, sequence, index, tick, unix_ns, session, epoch, frame_id, topic_id, sender_id, class, flags, mode,
-data, payload, verdict. unix_ns is null where no clock record says; payload where a message has none in the log; verdict always yet.
+data, payload, verdict. unix_ns is null where no clock record says; payload where a message has none in the log. verdict is
+\"accepted\", or the code of the reason why not; null where the log has no decisions, as behind a crash. Messages of frames that are not
+recorded whole have no row.
 
 JSON: {format, file, frames, messages, left_out, damaged}.";
 

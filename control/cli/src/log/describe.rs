@@ -13,7 +13,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use tachyon_log::{
     Owned, Record,
     note::Checkpoint,
-    record::{Command, Removal, Tombstone},
+    record::{Removal, Tombstone},
 };
 use tachyon_wire::{
     Endpoint, Frame, FrameHeader, Message, Reason, command, frame,
@@ -72,7 +72,7 @@ impl Described<'_> {
                 frame_json(bytes, self.filter, &mut fields);
             }
             Some(Record::Decisions(body)) => decisions::json(body, &mut fields),
-            Some(Record::Command(command)) => command_json(&command, &mut fields),
+            Some(Record::Command(command)) => command_json(command.number(), command.wire().as_ref(), &mut fields),
             Some(record) => fields.extend(other_json(&record)),
             None => {
                 add("bytes", self.record.raw().body.len().into());
@@ -121,7 +121,7 @@ impl Described<'_> {
                 let fields = match &known {
                     Record::Command(command) => {
                         let mut fields = Map::new();
-                        command_json(command, &mut fields);
+                        command_json(command.number(), command.wire().as_ref(), &mut fields);
                         fields
                     }
                     other => other_json(other),
@@ -344,16 +344,16 @@ fn frame_text(bytes: &[u8], filter: &Filter) -> String {
 }
 
 /// The fields of a command. Where the data plane was given a key, the log has only its name, and so has this.
-fn command_json(logged: &Command, into: &mut Map<String, Value>) {
-    let (name, fields) = match logged.wire() {
-        Some(command::Command::OpenSession(open)) => ("open_session", open_json(&open)),
+pub(crate) fn command_json(number: u8, said: Option<&command::Command>, into: &mut Map<String, Value>) {
+    let (name, fields) = match said {
+        Some(command::Command::OpenSession(open)) => ("open_session", open_json(open)),
         Some(command::Command::CloseSession(session)) => ("close_session", json!({ "session_id": session })),
-        Some(command::Command::AddSubscriber(add)) => ("add_subscriber", add_json(&add)),
+        Some(command::Command::AddSubscriber(add)) => ("add_subscriber", add_json(add)),
         Some(command::Command::RemoveSubscriber(slot)) => ("remove_subscriber", json!({ "slot": slot })),
         Some(command::Command::Lease(lease)) => {
             ("lease", json!({ "sender_id": lease.sender_id.get(), "share": lease.share.get() }))
         }
-        None => ("unknown", json!({ "number": logged.number() })),
+        None => ("unknown", json!({ "number": number })),
     };
     into.insert("command".to_owned(), name.into());
     into.extend(fields.as_object().cloned().unwrap_or_default());
@@ -450,7 +450,7 @@ const fn why(number: u8) -> &'static str {
 }
 
 /// The code of a reason; its number where this program does not know it.
-fn reason(number: u8) -> String {
+pub(crate) fn reason(number: u8) -> String {
     Reason::from_number(number).map_or_else(|| number.to_string(), |reason| reason.code().to_owned())
 }
 
@@ -476,7 +476,7 @@ fn other_line(record: &Record<'_>) -> String {
         },
         Record::Command(command) => {
             let mut fields = Map::new();
-            command_json(command, &mut fields);
+            command_json(command.number(), command.wire().as_ref(), &mut fields);
             let name = fields.remove("command").and_then(|name| name.as_str().map(str::to_owned));
             let said = fields.iter().filter(|(name, _)| !name.ends_with("key_name"));
             let said: Vec<String> = said.map(|(name, value)| format!("{name} {value}")).collect();

@@ -17,15 +17,28 @@ use std::{
     path::Path,
     process::ExitCode,
 };
-use tachyon_log::{Found, Owned, ReadOnly, Reader, Record};
+use tachyon_log::{
+    Found, Owned, ReadOnly, Reader, Record,
+    decided::{Settled, Waiting},
+    record::Kind,
+};
 use tachyon_wire::Frame;
 
-/// One shard's records, with the next one at hand.
+/// A record of a frame, and its time.
+type Timed = (Owned, Option<u64>);
+
+/// One shard's frames, with the next one at hand.
 struct Source {
     shard: Shard,
     reader: Reader<ReadOnly>,
     clock: Clock,
-    next: Option<Owned>,
+    /// The last record that is asked for, and the last that was read.
+    to: u64,
+    read: Option<u64>,
+    /// Whether frames wait for their decisions; else they come as they are read.
+    decided: bool,
+    waiting: Waiting<Timed>,
+    next: Option<Settled<Timed>>,
 }
 
 /// What was written, and what was not.
@@ -52,9 +65,10 @@ pub(crate) fn run(options: &Export) -> Result<ExitCode, Failure> {
     let mut counts = Counts::default();
     let mut sources = Vec::new();
     for shard in shards::shards(&options.place)? {
-        let reader = shard.reader(options.from)?.until(options.to.saturating_add(1));
-        let clock = Clock::before(&shard, options.from)?;
-        let mut source = Source { shard, reader, clock, next: None };
+        let (reader, clock) = (shard.reader(options.from)?, Clock::before(&shard, options.from)?);
+        let (to, decided) = (options.to, options.format == Format::Parquet);
+        let waiting = Waiting::default();
+        let mut source = Source { shard, reader, clock, to, read: None, decided, waiting, next: None };
         source.step(&mut counts)?;
         sources.push(source);
     }
@@ -63,13 +77,12 @@ pub(crate) fn run(options: &Export) -> Result<ExitCode, Failure> {
     while let Some((index, _)) = sources
         .iter()
         .enumerate()
-        .filter_map(|(index, source)| Some((index, source.next.as_ref()?.tick)))
+        .filter_map(|(index, source)| Some((index, source.next.as_ref()?.kept.0.tick)))
         .min_by_key(|(_, tick)| *tick)
     {
         let source = &mut sources[index];
-        if let Some(record) = source.next.take() {
-            source.clock.learn(&record);
-            target.add(index, source, &record, options, &mut counts).map_err(unwritten(&options.out))?;
+        if let Some(frame) = source.next.take() {
+            target.add(index, source.shard.number, frame, options, &mut counts).map_err(unwritten(&options.out))?;
         }
         source.step(&mut counts)?;
     }
@@ -113,20 +126,41 @@ fn told(options: &Export, counts: &Counts) {
 }
 
 impl Source {
-    /// Reads the next record; damage before it is told.
+    /// Reads up to the next frame of which nothing more will be known; damage before it is told. Decisions may stand behind
+    /// the last record that is asked for.
     fn step(&mut self, counts: &mut Counts) -> Result<(), Failure> {
-        self.next = loop {
+        loop {
+            self.next = self.waiting.settled();
+            let ended = self.read.is_some_and(|read| read >= self.to) && self.waiting.is_empty();
+            if self.next.is_some() || ended {
+                return Ok(());
+            }
             match self.reader.read().map_err(failed(&self.shard.path))? {
-                None => break None,
-                Some(Found::Record(record)) => break Some(record),
+                Some(Found::Record(record)) => self.take(record),
                 Some(Found::Damage(damage)) if damage.fault.is_grave() => {
                     counts.damaged = true;
                     output::message(&format!("damage: {}/{damage}", self.shard.path.display()));
+                    // The decisions that frames wait for may be what is damaged.
+                    self.waiting.give_up();
                 }
                 Some(Found::Damage(_)) => {}
+                None if self.waiting.is_empty() => return Ok(()),
+                None => self.waiting.give_up(),
             }
-        };
-        Ok(())
+        }
+    }
+
+    fn take(&mut self, record: Owned) {
+        self.clock.learn(&record);
+        self.read = Some(record.sequence);
+        if record.sequence > self.to && record.kind == Kind::Frame as u8 {
+            return;
+        }
+        let unix_ns = self.clock.unix_ns(record.tick);
+        self.waiting.take(&record.raw(), |_, _| (record.clone(), unix_ns));
+        if !self.decided {
+            self.waiting.give_up();
+        }
     }
 }
 
@@ -148,15 +182,16 @@ impl Target {
         }
     }
 
-    /// Adds a record if it is a frame that is wanted.
+    /// Adds a frame of the shard with this place among all, if it is wanted.
     fn add(
         &mut self,
         index: usize,
-        source: &Source,
-        record: &Owned,
+        shard: u16,
+        frame: Settled<Timed>,
         options: &Export,
         counts: &mut Counts,
     ) -> io::Result<()> {
+        let Settled { kept: (record, unix_ns), words } = frame;
         let raw = record.raw();
         let Some(Record::Frame(arrival, bytes)) = Record::read(&raw) else { return Ok(()) };
         let parsed = filter::parse(bytes);
@@ -166,7 +201,6 @@ impl Target {
         if !passes {
             return Ok(());
         }
-        let (shard, unix_ns) = (source.shard.number, source.clock.unix_ns(record.tick));
         match (self, parsed) {
             (Self::Capture(_), _) if bytes.len() > pcapng::FRAME_BYTES_MAX => counts.left_out += 1,
             (Self::Table(_), Err(_)) => counts.left_out += 1,
@@ -184,7 +218,7 @@ impl Target {
                 counts.messages += parsed.map_or(0, |frame| wanted(&options.filter, &frame));
             }
             (Self::Table(rows), Ok(frame)) => {
-                let place = Place { shard, sequence: record.sequence, tick: record.tick, unix_ns };
+                let place = Place { shard, sequence: record.sequence, tick: record.tick, unix_ns, words };
                 counts.messages += rows.add(&place, &frame, &options.filter).map_err(io::Error::other)?;
                 counts.frames += 1;
             }

@@ -1,7 +1,7 @@
 //! A table of recorded messages: a Parquet file, written column by column. The crate's Arrow interface would bring a second format
 //! and its crates, for the same file.
 
-use super::{arguments::Filter, describe};
+use super::{arguments::Filter, decisions, describe};
 use parquet::{
     basic::Compression,
     data_type::{ByteArray, ByteArrayType, DataType, FixedLenByteArray, FixedLenByteArrayType, Int32Type, Int64Type},
@@ -45,6 +45,8 @@ pub(crate) struct Place {
     pub(crate) sequence: u64,
     pub(crate) tick: u64,
     pub(crate) unix_ns: Option<u64>,
+    /// The word on each of its messages; nothing where the log has no decisions.
+    pub(crate) words: Option<Vec<u8>>,
 }
 
 /// A file that is being written.
@@ -133,7 +135,8 @@ impl Columns {
         self.data.push(ByteArray::from(message.data.to_vec()).into());
         let (payload, _) = describe::payload_of(frame, index);
         push(&mut self.payload, payload.map(|payload| payload.to_vec().into()));
-        push(&mut self.verdict, None);
+        let word = place.words.as_ref().and_then(|words| words.get(index));
+        push(&mut self.verdict, word.map(|word| decisions::verdict(*word).as_str().into()));
     }
 
     fn write<W: Write + Send>(&self, group: &mut SerializedRowGroupWriter<'_, W>) -> Result<()> {

@@ -9,8 +9,16 @@ use std::{
 use tachyon_log::{
     Appender, Config, Disk, Record, Signer,
     record::{Arrival, Clock},
+    turn::Encoder,
 };
-use tachyon_wire::Endpoint;
+use tachyon_wire::{
+    Endpoint, FrameHeader, Reason,
+    tap::{
+        ENTRY_LOGGED, ENTRY_REASONS, FRAME_REFUSED, FRAME_STUBS, FRAME_WHOLE, FrameEntry, HELD, Item, KIND_TURN,
+        STUB_BYTES, Turn,
+    },
+};
+use zerocopy::{FromBytes, FromZeros};
 
 /// 2026-01-01T00:00:00Z.
 pub const MIDNIGHT_NS: u64 = 1_767_225_600_000_000_000;
@@ -104,6 +112,41 @@ pub fn source(shard: u16) -> Endpoint {
     Endpoint::v6(address, 40_000)
 }
 
+/// Every so manieth frame is without decisions, as behind a crash.
+const UNDECIDED: u32 = 7;
+
+/// What becomes of a message by its frame's burst and its place there; nothing where that is in no log.
+pub fn word(burst: u32, index: usize) -> Option<u8> {
+    let decided = burst % UNDECIDED != UNDECIDED - 1;
+    decided.then(|| [0, 0, 0, HELD, Reason::Throttled.number()][(burst as usize + index) % 5])
+}
+
+/// Decisions about a frame with so many messages; beside it one of three messages that no log takes, and one without a session.
+fn decisions(burst: u32, source: Endpoint, messages: usize) -> Vec<u8> {
+    let words: Vec<u8> = (0..messages).filter_map(|index| word(burst, index)).collect();
+    if words.is_empty() {
+        return vec![burst.to_le_bytes()[0]; 40];
+    }
+    let entry = |form: u8, flags: u8, reason: u8, count: usize| FrameEntry {
+        form,
+        flags,
+        reason,
+        reserved: 0,
+        count: u16::try_from(count).expect("few").into(),
+        reserved_2: 0.into(),
+    };
+    let head = vector("example-crc")[..64].to_vec();
+    let (mut encoder, mut item, mut turn) = (Encoder::default(), Item::new_zeroed(), Turn::new_zeroed());
+    (item.frames, item.source) = (3.into(), source);
+    encoder.item(&item);
+    encoder.frame(&entry(FRAME_WHOLE, ENTRY_REASONS | ENTRY_LOGGED, 0, messages), &[], &[], &words);
+    encoder.frame(&entry(FRAME_STUBS, 0, 0, 3), &head, &[0; 3 * STUB_BYTES], &[]);
+    encoder.frame(&entry(FRAME_REFUSED, 0, Reason::NoSession.number(), 0), &head, &[], &[]);
+    (turn.kind, turn.pressure, turn.turn) = (KIND_TURN, 2, u64::from(burst).into());
+    (turn.worker, turn.ruleset_version, turn.free_buffers) = (1.into(), 9.into(), 500.into());
+    encoder.finish(&turn)
+}
+
 /// A shard's writer. A tick is a microsecond.
 pub struct Writer {
     pub log: Appender<Disk>,
@@ -126,7 +169,8 @@ impl Writer {
             let frame = vector(FRAMES[burst as usize % FRAMES.len()]);
             let arrival = Arrival { source: source(self.shard), worker: 1.into(), burst: burst.into() };
             self.append(&Record::Frame(arrival, &frame));
-            self.append(&Record::Decisions(&[burst.to_le_bytes()[0]; 40]));
+            let (header, _) = FrameHeader::read_from_prefix(&frame).expect("a header");
+            self.append(&Record::Decisions(&decisions(burst, source(self.shard), header.count.get().into())));
             if burst % 8 == 7 {
                 self.log.append_checkpoint(self.now, &signer(self.shard)).expect("room");
             }
