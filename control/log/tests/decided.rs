@@ -101,6 +101,10 @@ impl Log {
     }
 }
 
+fn below(random: &mut Random, limit: u64) -> usize {
+    usize::try_from(random.below(limit)).expect("small")
+}
+
 /// A turn of two shards, and the words on the whole frames of ours.
 fn made(number: u64, random: &mut Random) -> (Vec<u8>, Vec<Vec<u8>>) {
     let (mut encoder, mut all) = (Encoder::default(), Vec::new());
@@ -111,9 +115,9 @@ fn made(number: u64, random: &mut Random) -> (Vec<u8>, Vec<Vec<u8>>) {
         (item.shard, item.frames) = (shard.into(), u16::try_from(frames).expect("small").into());
         encoder.item(&item);
         for _ in 0..frames {
-            let form = [FRAME_WHOLE, FRAME_WHOLE, FRAME_STUBS, FRAME_REFUSED][random.below(4) as usize];
-            let count = if form == FRAME_REFUSED { 0 } else { 1 + random.below(4) as usize };
-            let words: Vec<u8> = (0..count).map(|_| [0, HELD, 40, 41][random.below(4) as usize]).collect();
+            let form = [FRAME_WHOLE, FRAME_WHOLE, FRAME_STUBS, FRAME_REFUSED][below(random, 4)];
+            let count = if form == FRAME_REFUSED { 0 } else { 1 + below(random, 4) };
+            let words: Vec<u8> = (0..count).map(|_| [0, HELD, 40, 41][below(random, 4)]).collect();
             let (durable, plain) = (random.one_in(2), random.one_in(2));
             let flags = if durable { ENTRY_DURABLE } else { 0 } | if plain { 0 } else { ENTRY_REASONS };
             let words = if plain { vec![if durable { HELD } else { 0 }; count] } else { words };
@@ -149,7 +153,7 @@ fn frames_get_their_own_decisions_wherever_reading_begins() {
             log.start();
             for _ in 0..30 {
                 // Now and then the log lost what it was not asked to keep, and goes on with the next turn.
-                let end = if random.one_in(10) { random.below(6) as usize } else { usize::MAX };
+                let end = if random.one_in(10) { below(&mut random, 6) } else { usize::MAX };
                 log.turn(&mut random, end);
             }
         }

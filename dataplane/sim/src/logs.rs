@@ -163,6 +163,8 @@ impl ShardLog {
                 *ended = true;
                 growing.close(ready);
             }
+            // A torn end is what a crash leaves: nothing that was durable is missing, and the log ends before it.
+            Some(Item::Damage(what)) if !what.fault.is_grave() => {}
             Some(Item::Segment(_)) => {}
             Some(Item::Damage(what)) => damage.push(format!("{}: {what}", path.display())),
             Some(Item::Commit(commit)) => {

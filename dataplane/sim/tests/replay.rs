@@ -7,6 +7,7 @@ use std::{
 };
 use tachyon_log::{
     Appender, Config, Disk, Found, ReadOnly, Reader, Record,
+    format::segment_name,
     turn::{Encoder, Logged, header, join, parts_of, split},
 };
 use tachyon_sim::{
@@ -274,6 +275,15 @@ fn cut(directory: &Path, shard: u16, end: u64) {
     while !log.finish(u64::MAX - 1).unwrap() {}
 }
 
+/// Leaves of a commit behind the last one only its second sector, as a write that a crash cut short.
+fn tear(directory: &Path, shard: u16) {
+    let path = directory.join(format!("shard-{shard:05}")).join(segment_name(0));
+    let mut bytes = fs::read(&path).unwrap();
+    let used = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    bytes[(used / 4_096 + 1) * 4_096 + 600] = 1;
+    fs::write(path, bytes).unwrap();
+}
+
 /// Turns of which other shards have a part too: their numbers, and the sequences of their first frame and of their decisions.
 fn shared_turns(directory: &Path, shard: u16) -> Vec<(u64, u64, u64)> {
     let path = directory.join(format!("shard-{shard:05}"));
@@ -314,9 +324,12 @@ fn a_turn_that_a_crash_cut_ends_a_replay_and_is_said() {
     assert!(turns.len() > 20, "{} turns in several shards", turns.len());
     // From the last to the first, because what is cut is gone.
     for (number, first, decisions) in turns.iter().rev().step_by(turns.len() / 4) {
-        // Its frames are there and the decisions are not; then nothing of it is.
-        for end in [*decisions, *first] {
+        // Its frames are there and the decisions are not, then nothing of it is; and last a write was cut short as well.
+        for (end, is_torn) in [(*decisions, false), (*first, false), (*first, true)] {
             cut(&whole, shard, end);
+            if is_torn {
+                tear(&whole, shard);
+            }
             let outcome = run(&whole, &keys, None, false, |_| {}).unwrap();
             let [report] = outcome.reports.as_slice() else { panic!("one worker") };
             assert!(outcome.is_equal() && outcome.damage.is_empty(), "turn {number}: {:?}", report.first);

@@ -225,6 +225,15 @@ pub struct Writer {
     words: Vec<Vec<u8>>,
 }
 
+/// What becomes of a message: one in five is refused.
+fn word(random: &mut Random) -> u8 {
+    match random.below(5) {
+        0 => Reason::Throttled.number(),
+        1 => HELD,
+        _ => 0,
+    }
+}
+
 pub fn shard_folder(log: &Path, shard: u16) -> PathBuf {
     log.join(format!("shard-{shard:05}"))
 }
@@ -312,7 +321,6 @@ impl Writer {
         }
         let length = writer.finish(Seal::Crc);
         bytes.truncate(length);
-        let word = |random: &mut Random| [0, 0, 0, HELD, Reason::Throttled.number()][random.below(5) as usize];
         let words = of_messages.iter().map(|_| word(&mut self.random)).collect();
         self.logged(bytes, of_messages, words);
         if self.random.one_in(10) {
