@@ -1,10 +1,11 @@
-//! What tags and crcs cost, per path, in ns per frame: the least and the median of many short passes, for the machine is
+//! What tags, crcs and hashes cost, per path, in ns per frame or record: the least and the median of many short passes, for the machine is
 //! seldom ours alone. `taskset -c 0 cargo run --release -p tachyon-kernels --example kernels_cost`
 #![allow(clippy::print_stdout, reason = "a program whose output is a table")]
 
+use sha2::{Digest, Sha256};
 use std::{hint::black_box, time::Instant};
 use tachyon_kernels::{
-    Path, crc,
+    Path, crc, sha256,
     tags::{self, Job},
 };
 use tachyon_wire::tag::FrameKey;
@@ -85,11 +86,46 @@ fn crc_cost(memory: &[u8], path: Path) {
     }
 }
 
+/// Lengths of the records of a call, in turn.
+const RECORDS: [(&str, &[usize]); 3] =
+    [("1536 B", &[1_536]), ("160 B", &[160]), ("mixed, 848 B", &[1_536, 160, 1_536, 160, 704, 1_248, 160, 1_280])];
+
+fn hash_cost(memory: &[u8], path: Path) {
+    for (what, lengths) in RECORDS {
+        for many in [1, 2, 8, 11, 12, 13, 16, 64] {
+            let lengths = lengths.iter().cycle().take(many);
+            let records: Vec<_> = memory.chunks(1_600).zip(lengths).map(|(slot, bytes)| &slot[..*bytes]).collect();
+            let mut out = [[0; 32]; 64];
+            let cost = measure(many, || {
+                sha256::hashes(path, 0, black_box(&records), &mut out);
+                black_box(&mut out);
+            });
+            line(&format!("hash {what}, {many} a call"), path, cost);
+        }
+    }
+}
+
+/// The crate that one would take instead, for comparison; it uses the SHA instructions wherever there are any.
+fn hash_cost_elsewhere(memory: &[u8]) {
+    for (what, lengths) in RECORDS {
+        let mut records = memory.chunks(1_600).zip(lengths.iter().cycle()).take(16).cycle();
+        let cost = measure(16, || {
+            for (slot, bytes) in records.by_ref().take(16) {
+                let hash = Sha256::new().chain_update([0]).chain_update(black_box(&slot[..*bytes])).finalize();
+                black_box(hash);
+            }
+        });
+        line(&format!("hash {what}, the crate sha2"), Path::SCALAR, cost);
+    }
+}
+
 fn main() {
     let memory: Vec<u8> = (0..RING + 64).map(|index| ((index * 167) >> 3).to_le_bytes()[0]).collect();
     let memory = &memory[memory.as_ptr().align_offset(64)..][..RING];
     println!("{:<44} {:<8} {:>7} {:>7}", "ns per frame", "path", "least", "median");
+    hash_cost_elsewhere(memory);
     for path in Path::all() {
+        hash_cost(memory, path);
         tags_cost(memory, path);
         crc_cost(memory, path);
     }

@@ -11,6 +11,7 @@ pub mod crc;
 mod ordinary;
 mod path;
 mod prefetch;
+pub mod sha256;
 pub mod tags;
 
 pub use ordinary::{MARKED, Marks, Ordinary, ordinary};

@@ -3,8 +3,15 @@
 /// A set of instructions that this CPU has. [`Path::detect`] and its sisters are the only way to one above
 /// [`Path::SCALAR`], so to hold a path is proof that its instructions run here; that is what makes the kernels sound.
 /// It is found once, at the start, and passed on: the kernels themselves never ask the CPU.
+///
+/// Beside the level stands whether there are instructions for SHA-256. They came to servers with Zen and Ice Lake, in the
+/// middle of a level, so they make none of their own; no path is named after them, and the scalar one never has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Path(pub(crate) Level);
+pub struct Path(
+    pub(crate) Level,
+    #[cfg_attr(not(all(target_arch = "x86_64", not(miri))), expect(dead_code, reason = "it is false there"))]
+    pub(crate) bool,
+);
 
 /// What stands behind a [`Path`]. From low to high, each with everything that is below it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +37,7 @@ const LEVELS: &[Level] = &[
 
 impl Path {
     /// The path that every machine has, and the reference for all others.
-    pub const SCALAR: Self = Self(Level::Scalar);
+    pub const SCALAR: Self = Self(Level::Scalar, false);
 
     /// The best path that this CPU has.
     #[must_use]
@@ -40,7 +47,7 @@ impl Path {
 
     /// Every path that this CPU has, best first; the last one is [`Path::SCALAR`].
     pub fn all() -> impl Iterator<Item = Self> {
-        LEVELS.iter().copied().filter(|level| level.is_here()).map(Self)
+        LEVELS.iter().copied().filter(|level| level.is_here()).map(|level| Self(level, level.has_sha()))
     }
 
     /// What operators call this path: `avx512`, `avx2` or `scalar`.
@@ -72,13 +79,23 @@ impl Level {
             Self::Avx512 => avx2::get() && avx512::get(),
         }
     }
+
+    fn has_sha(self) -> bool {
+        match self {
+            Self::Scalar => false,
+            #[cfg(all(target_arch = "x86_64", not(miri)))]
+            Self::Avx2 | Self::Avx512 => sha::get(),
+        }
+    }
 }
 
-// Both ask whether the operating system saves the registers, too. Kernels enable at most what stands here.
+// All ask whether the operating system saves the registers, too. Kernels enable at most what stands here.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 cpufeatures::new!(avx2, "avx2", "bmi1", "bmi2", "popcnt", "sse4.2", "aes", "pclmulqdq");
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 cpufeatures::new!(avx512, "avx512f", "avx512bw", "avx512dq", "avx512vl", "vaes", "vpclmulqdq");
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+cpufeatures::new!(sha, "sha", "ssse3", "sse4.1");
 
 #[cfg(test)]
 mod tests {

@@ -1,8 +1,9 @@
 //! Every path that this machine has says what the scalar twin says.
 
 use proptest::prelude::*;
+use sha2::{Digest, Sha256};
 use tachyon_kernels::{
-    Path, crc,
+    Path, crc, sha256,
     tags::{self, Job},
 };
 use tachyon_wire::{LINE, Lane, frame, tag::FrameKey};
@@ -40,6 +41,19 @@ fn check_tags(jobs: &[Job<'_>]) {
         tags::tags(path, jobs, &mut out);
         assert_eq!(out[..jobs.len()], expected, "{}", path.name());
         assert_eq!(out[jobs.len()], [0xa5; 16], "what belongs to no job is left alone");
+    }
+}
+
+fn check_hashes(prefix: u8, inputs: &[&[u8]]) {
+    let expected: Vec<[u8; 32]> =
+        inputs.iter().map(|input| Sha256::new().chain_update([prefix]).chain_update(input).finalize().into()).collect();
+    for path in Path::all() {
+        let mut hashes = vec![[0xa5; 32]; inputs.len() + 1];
+        sha256::hashes(path, prefix, inputs, &mut hashes);
+        for (index, (hash, expected)) in hashes.iter().zip(&expected).enumerate() {
+            assert_eq!(hash, expected, "{}, {} bytes, input {index}", path.name(), inputs[index].len());
+        }
+        assert_eq!(hashes[inputs.len()], [0xa5; 32], "what belongs to no input is left alone");
     }
 }
 
@@ -126,6 +140,53 @@ fn tags_of_bytes_without_header_panic_on_every_path() {
 }
 
 #[test]
+fn hashes_of_every_length_alone_and_among_others() {
+    let bytes = noise(12, 1024);
+    for len in 0..=300 {
+        let input = &bytes[len % LINE..][..len];
+        for many in [1, 2, 3, 12, 16, 17] {
+            check_hashes(len.to_le_bytes()[0], &vec![input; many]);
+        }
+    }
+    let inputs: Vec<_> = (0..=300).map(|len| &bytes[300 - len..][..len]).collect();
+    check_hashes(0, &inputs);
+    check_hashes(1, &inputs.iter().rev().copied().collect::<Vec<_>>());
+}
+
+#[test]
+fn hashes_of_one_long_input_among_short_ones() {
+    let bytes = noise(13, 70_000);
+    for at in 0..40 {
+        let inputs: Vec<_> = (0..40).map(|index| &bytes[index..][..if index == at { 66_000 } else { 160 }]).collect();
+        check_hashes(0, &inputs);
+    }
+}
+
+#[test]
+fn hashes_that_are_published() {
+    let million = vec![b'a'; 1_000_000];
+    let long = b"abcdefghbcdefghicdefghijdefghijkefghijklfghijklmghijklmnhijklmnoijklmnopjklmnopqklmnopqrlmnopqrsmnopqrstnopqrstu";
+    // FIPS 180-2, B.1 to B.3, and what NIST's examples add to them.
+    let published: [(&[u8], &str); 4] = [
+        (b"abc", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
+        (
+            b"abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq",
+            "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1",
+        ),
+        (long, "cf5b16a778af8380036ce59e7b0492370b249b11e8f07a51afac45037afee9d1"),
+        (&million, "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0"),
+    ];
+    for path in Path::all() {
+        for (message, published) in published {
+            let mut hash = [[0; 32]];
+            sha256::hashes(path, message[0], &[&message[1..]], &mut hash);
+            let hash: String = hash[0].iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(hash, published, "{}", path.name());
+        }
+    }
+}
+
+#[test]
 fn equal_sees_every_bit() {
     let a = [0x5a; 16];
     assert!(tags::equal(&a, &a));
@@ -159,5 +220,16 @@ proptest! {
         let key = FrameKey::from_bytes(seed.to_le_bytes().repeat(2).try_into().unwrap());
         let jobs: Vec<_> = shapes.iter().map(|lines| Job { key: &key, frame: &bytes[lines * 3..][..lines * LINE] }).collect();
         check_tags(&jobs);
+    }
+
+    #[test]
+    fn hashes_of_any_inputs(
+        seed: u64,
+        prefix: u8,
+        shapes in prop::collection::vec((0_usize..LINE, prop_oneof![0_usize..200, 0_usize..=4_096]), 0..=50),
+    ) {
+        let bytes = noise(seed, 4_096 + LINE);
+        let inputs: Vec<_> = shapes.iter().map(|(start, len)| &bytes[*start..][..*len]).collect();
+        check_hashes(prefix, &inputs);
     }
 }
