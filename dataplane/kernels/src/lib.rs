@@ -1,5 +1,5 @@
 //! What the language has no safe name for, or no fast one: prefetch, tags of several frames at once, crcs by carry-less
-//! multiplication, the check for ordinary messages.
+//! multiplication, SHA-256 of many records at once, the check for ordinary messages.
 //!
 //! An island, so that `policy` and `engine` can forbid `unsafe`. Each kernel has a scalar twin, here or in `wire`, that
 //! gives the same result on any machine, and takes slices and indices, never pointers. Which instructions it may use it
