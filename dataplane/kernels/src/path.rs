@@ -7,11 +7,7 @@
 /// Beside the level stands whether there are instructions for SHA-256. They came to servers with Zen and Ice Lake, in the
 /// middle of a level, so they make none of their own; no path is named after them, and the scalar one never has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Path(
-    pub(crate) Level,
-    #[cfg_attr(not(all(target_arch = "x86_64", not(miri))), expect(dead_code, reason = "it is false there"))]
-    pub(crate) bool,
-);
+pub struct Path(pub(crate) Level, pub(crate) bool);
 
 /// What stands behind a [`Path`]. From low to high, each with everything that is below it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

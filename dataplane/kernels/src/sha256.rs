@@ -59,6 +59,7 @@ pub fn hashes(path: Path, prefix: u8, inputs: &[&[u8]], hashes: &mut [[u8; HASH_
     let hashes = &mut hashes[..inputs.len()];
     let jobs = (0..).zip(inputs).map(|(place, input)| Job { prefix, input, place, at: 0, state: START });
     match path {
+        Path(Level::Scalar, _) => scalar(jobs, hashes),
         #[cfg(all(target_arch = "x86_64", not(miri)))]
         // SAFETY: a path of this level proves that the CPU has what the function enables.
         Path(Level::Avx512, true) if inputs.len() >= avx512::LEAST => unsafe {
@@ -74,7 +75,8 @@ pub fn hashes(path: Path, prefix: u8, inputs: &[&[u8]], hashes: &mut [[u8; HASH_
             let left = unsafe { avx512::by_sixteens(prefix, jobs, avx512::LEAST_WITHOUT_SHA, hashes) };
             scalar(left, hashes);
         }
-        _ => scalar(jobs, hashes),
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        Path(Level::Avx2 | Level::Avx512, false) => scalar(jobs, hashes),
     }
 }
 
