@@ -509,6 +509,14 @@ impl Running {
     }
 }
 
+impl Drop for Running {
+    /// A test that failed leaves none behind, which would keep the pipes of whoever runs it.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// Holds what the stream has of a shard against what was written, byte for byte and in order.
 pub fn compare(stored: &[Stored], shard: u16, written: &[Written]) {
     let prefix = format!("tachyon.{shard}.");
