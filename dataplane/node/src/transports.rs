@@ -1,18 +1,21 @@
 //! One queue out of those of several drivers: by which one each frame goes, and that none of them waits for another.
 //!
 //! A frame goes by the first driver in the node file's order that reaches its destination; the last one takes the rest. What a
-//! driver does not take at once waits here, in order, in a line of its own: it counts as taken, and as held. Frames to one
-//! destination stay in order as long as one driver reaches it; where a lane fails over to the next driver or comes back,
-//! what still waits for the old one may be overtaken.
+//! driver does not take at once waits here, in order, in a line of its own: it counts as taken, and as held. What finds the line of
+//! any but the last one full ends as `E_TX_CONGESTION`, because it has nowhere to wait but in front of frames for others, and
+//! drivers with lanes may be full for as long as a stuck peer takes to be given up. The last one, which most frames go by, holds up
+//! the caller instead. Frames to one destination stay in order as long as one driver reaches it; where a lane fails over to the
+//! next driver or comes back, what still waits for the old one may be overtaken.
 //!
 //! Which drivers there are is known when the queue is opened. Where it is one, bursts go straight through to it. No call goes
 //! through a table: every driver is a field of its own type, and one that this build lacks is a field that cannot be
 //! there. A further one is a field, a [`Kind`], and an arm wherever kinds are told apart.
 
 use tachyon_driver_api::{
-    BURST_MAX, CompletionBatch, Pool, Port, PortError, PortInfo, QueueStats, RxBatch, RxQueue, TxBatch, TxQueue,
+    BURST_MAX, Completion, CompletionBatch, Pool, Port, PortError, PortInfo, QueueStats, RxBatch, RxQueue, TxBatch,
+    TxQueue,
 };
-use tachyon_wire::Endpoint;
+use tachyon_wire::{Endpoint, Reason};
 
 /// Drivers there can be.
 const KINDS: usize = 4;
@@ -79,6 +82,8 @@ pub(crate) struct TransportSelector<V, D, X, U> {
     staged: Box<[TxBatch; KINDS]>,
     /// How many those are.
     waiting: usize,
+    /// What ended here and was not fetched.
+    ended: Box<CompletionBatch>,
 }
 
 impl<V: Port, D: Port, X: Port, U: Port> Port for Transports<V, D, X, U>
@@ -141,8 +146,8 @@ where
             count += 1;
         }
         let only = if count == 1 { Some(places[0]) } else { None };
-        let (first, staged, waiting) = (0, Box::default(), 0);
-        Self { verbs, dpdk, afxdp, uring, only, order: places, count, first, staged, waiting }
+        let (first, staged, waiting, ended) = (0, Box::default(), 0, Box::default());
+        Self { verbs, dpdk, afxdp, uring, only, order: places, count, first, staged, waiting, ended }
     }
 
     /// The place of the driver that a frame goes by.
@@ -192,22 +197,35 @@ where
         }
     }
 
-    /// Sorts items into the lines of their drivers, up to the first that finds its line full; returns how many.
+    /// Sorts items into the lines of their drivers, and ends what finds its line full, up to the first that can neither wait nor
+    /// end; returns how many.
     #[inline]
     fn stage(&mut self, from: &mut TxBatch, places: &[usize; BURST_MAX]) -> usize {
         let mut room = [0; KINDS];
         for (room, line) in room.iter_mut().zip(self.staged.iter()) {
             *room = line.remaining_capacity();
         }
+        // Whoever does not fetch what ended gets nothing more taken that would end.
+        let (last, mut ends) = (self.count - 1, self.ended.remaining_capacity());
         let mut count = 0;
-        while count < from.len() && room[places[count]] > 0 {
-            room[places[count]] -= 1;
+        for place in &places[..from.len()] {
+            let left = if room[*place] > 0 || *place == last { &mut room[*place] } else { &mut ends };
+            if *left == 0 {
+                break;
+            }
+            *left -= 1;
             count += 1;
         }
         for (item, place) in from.drain(..count).zip(places) {
-            self.staged[*place].push(item);
+            let line = &mut self.staged[*place];
+            if line.is_full() {
+                let error = Some(Reason::TxCongestion);
+                self.ended.push(Completion { token: item.token, buffer: item.buffer, error });
+            } else {
+                line.push(item);
+                self.waiting += 1;
+            }
         }
-        self.waiting += count;
         count
     }
 }
@@ -244,7 +262,7 @@ where
             self.rest(self.order[place], 0);
         }
         // The last one sleeps for all: usually sockets, which wake a worker.
-        let ns = if self.waiting > 0 { 0 } else { ns.min(SLICE_NS) };
+        let ns = if self.waiting > 0 || !self.ended.is_empty() { 0 } else { ns.min(SLICE_NS) };
         self.rest(self.order[last], ns);
     }
 
@@ -271,6 +289,7 @@ where
             + self.afxdp.as_ref().map_or(0, RxQueue::held)
             + self.uring.as_ref().map_or(0, RxQueue::held)
             + self.waiting
+            + self.ended.len()
     }
 }
 
@@ -309,7 +328,8 @@ where
         if let Some(kind) = self.only {
             return self.complete(kind, into);
         }
-        let mut count = 0;
+        let mut count = self.ended.len().min(into.remaining_capacity());
+        into.extend(self.ended.drain(..count));
         for place in (self.first..self.count).chain(0..self.first) {
             if into.is_full() {
                 break;

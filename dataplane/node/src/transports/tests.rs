@@ -249,15 +249,36 @@ fn what_a_full_driver_does_not_take_waits_in_order_and_holds_up_nobody_else() {
     bench.fakes[0].set_room(9);
     assert_eq!(bench.send(&[1]), 1);
     assert_eq!(bench.tokens()[0], [1, 3, 5, 7, 9], "not before what waits");
-    // A line is as long as a batch; then the caller keeps what is behind the first that finds no room.
+    assert!(bench.ended().len() == 9 && bench.is_whole());
+}
+
+#[test]
+fn what_finds_a_full_line_ends_there_and_holds_up_no_other_driver() {
+    let mut bench = Bench::new(&ALL);
+    // A line is as long as a batch.
     bench.fakes[0].set_room(0);
-    assert_eq!(bench.send(&[1; 60]), 60);
-    assert_eq!(bench.send(&[4, 1, 1, 1, 1, 1, 4]), 5);
-    assert_eq!(bench.selector.held(), 9 + 65);
+    assert_eq!((bench.send(&[1; 60]), bench.selector.held()), (60, 60));
+    assert_eq!(bench.send(&[4, 1, 1, 1, 1, 1, 4, 3, 1, 4]), 10, "all are taken, also those behind");
+    assert_eq!(bench.tokens(), [vec![], vec![68], vec![61, 67, 70]]);
+    assert_eq!((bench.selector.waiting, bench.selector.ended.len(), bench.is_whole()), (64, 2, true));
+    bench.selector.wait(1_000_000);
+    assert_eq!(bench.fakes[2].0.borrow().waits, [0], "somebody is to hear of them");
+    let mut done = CompletionBatch::new();
+    bench.selector.completions(&mut done);
+    let congested = |one: &Completion| (one.error == Some(Reason::TxCongestion)).then_some(one.token);
+    assert_eq!(done.iter().filter_map(congested).collect::<Vec<_>>(), [66, 69]);
+    done.into_iter().for_each(|one| bench.pool.put(one.buffer));
+    // Nobody fetches what ended: then no more is taken than there is room for.
+    assert_eq!((bench.send(&[1; 64]), bench.send(&[4, 1, 4])), (64, 1));
+    assert_eq!((bench.selector.waiting, bench.selector.ended.len(), bench.is_whole()), (64, 64, true));
     bench.fakes[0].set_room(usize::MAX);
     bench.turn();
-    assert_eq!((bench.selector.waiting, bench.ended().len()), (0, 74));
+    assert_eq!((bench.selector.waiting, bench.ended().len()), (0, 64 + 64 + 1));
     assert!(bench.is_whole() && bench.selector.held() == 0);
+    // The last one's line holds up what is behind, as one driver alone would.
+    bench.fakes[2].set_room(0);
+    assert_eq!((bench.send(&[4; 64]), bench.send(&[1, 4, 1])), (64, 1));
+    assert!(bench.selector.ended.is_empty());
 }
 
 #[test]
@@ -364,6 +385,8 @@ struct Model {
     later: [usize; 3],
     lines: [VecDeque<u32>; 3],
     sent: [Vec<u32>; 3],
+    /// What found its line full since the last time that somebody fetched what ended.
+    ended: Vec<u32>,
 }
 
 impl Model {
@@ -394,12 +417,15 @@ impl Model {
         let ways: Vec<usize> = ports.iter().map(|port| self.way(*port)).collect();
         let Some(way) = ways.first().copied() else { return 0 };
         let goes_straight = self.lines[way].is_empty() && ways.iter().all(|one| *one == way);
-        let mut taken = 0;
+        let (mut taken, last) = (0, self.order.last().copied());
         for (way, token) in ways.into_iter().zip(first..) {
-            if self.lines[way].len() == BURST_MAX {
+            if self.lines[way].len() < BURST_MAX {
+                self.lines[way].push_back(token);
+            } else if Some(way) != last && self.ended.len() < BURST_MAX {
+                self.ended.push(token);
+            } else {
                 break;
             }
-            self.lines[way].push_back(token);
             taken += 1;
         }
         if goes_straight {
@@ -426,7 +452,7 @@ proptest! {
         let mut bench = Bench::new(&kinds);
         let reached = [[1, 2].into(), [2, 3].into(), (0..6).collect()];
         let mut model =
-            Model { order, reached, room: [usize::MAX; 3], later: [0; 3], lines: Default::default(), sent: Default::default() };
+            Model { order, reached, room: [usize::MAX; 3], later: [0; 3], lines: Default::default(), sent: Default::default(), ended: Vec::new() };
         let (mut taken, mut ended) = (BTreeSet::new(), BTreeSet::new());
         for step in steps {
             match step {
@@ -458,8 +484,11 @@ proptest! {
                     for token in bench.ended() {
                         prop_assert!(ended.insert(token), "{} ended twice", token);
                     }
+                    model.ended.clear();
                 }
             }
+            let told: Vec<u32> = bench.selector.ended.iter().map(|one| one.token).collect();
+            prop_assert_eq!(told, model.ended.clone());
             prop_assert_eq!(bench.tokens(), model.sent.clone());
             prop_assert_eq!(bench.selector.waiting, model.lines.iter().map(VecDeque::len).sum::<usize>());
             prop_assert!(bench.is_whole(), "buffers are missing");
