@@ -133,6 +133,12 @@ impl VerbsConfig {
         }
     }
 
+    /// Completions that a worker can have at once: of every receive and of every piece of work.
+    pub(crate) const fn completions_max(&self) -> u32 {
+        let pairs = self.connections_max as u32 + 1;
+        self.receive_depth.saturating_add(pairs.saturating_mul(self.send_depth))
+    }
+
     /// Beats without a completion after which a device is taken to have forgotten its work: longer than all tries for a peer
     /// that does not answer and all for one that has nothing to receive into, taking its timer to be like ours.
     pub(crate) fn silent_beats_max(&self) -> u32 {

@@ -1,22 +1,20 @@
 //! One queue pair as the cold side sees it: where it stands on its way up, down and up again.
 //!
 //! ```text
-//! Fresh ─ offer ─▶ Offered ─ connect ─▶ Connected ─ error, reset, close ─▶ Draining ─ nothing in flight, or time ─▶ Clearing
-//!                     ▲                                                                                               │
-//!                     └───────────────── time is up ── Waiting ◀── tries left ── the worker forgot it ◀────────────────┘
+//! Fresh ─ offer ─▶ Offered ─ connect ─▶ Connected ─ error, reset, close ─▶ Draining ─ read out, and reset ─▶ Clearing
+//!                     ▲                                                                                        │
+//!                     └───────────────── time is up ── Waiting ◀── tries left ── the worker forgot it ◀─────────┘
 //!                                                                   └─ none ──▶ Failed
 //! ```
 
 use crate::device::{Fabric, Pair, Ring, RingMemory};
 use crate::ports::RingSize;
+use tachyon_driver_api::PortError;
 use tachyon_wire::Endpoint;
 
-/// How long completions of a queue pair in error may take before it is reset anyway: flushing is the device's own work and
-/// takes microseconds, so this is only for one that is dead.
-const DRAIN_NS: u64 = 200_000_000;
 /// How long a connection stands until its tries are forgotten: longer than a peer needs to be seen as gone.
 const STABLE_NS: u64 = 2_000_000_000;
-/// Doublings of the wait between tries, so that it stays below a thousand times the first one.
+/// Doublings of the wait between tries, so that it stays about a thousand times the first one at most.
 const DOUBLINGS_MAX: u32 = 10;
 
 /// Where a connection stands.
@@ -28,7 +26,8 @@ pub(crate) enum Stage {
     Offered { until_ns: u64 },
     /// It carries frames.
     Connected,
-    /// In error; completions are awaited.
+    /// In error. It is reset at this time: never before its worker has read what it had to tell, and again after a while
+    /// where the device did not do it.
     Draining { until_ns: u64 },
     /// Reset; the worker has to forget it.
     Clearing,
@@ -93,8 +92,8 @@ pub(crate) struct Connection<F: Fabric> {
     pub(crate) connected_ns: u64,
     /// What the last failure was.
     pub(crate) why: String,
-    /// The device cannot reset it.
-    pub(crate) broken: Option<String>,
+    /// How often the device did not reset it.
+    pub(crate) resets: u32,
 }
 
 impl<F: Fabric> Connection<F> {
@@ -114,23 +113,41 @@ impl<F: Fabric> Connection<F> {
             attempts: 0,
             connected_ns: 0,
             why: String::new(),
-            broken: None,
+            resets: 0,
         }
     }
 
-    /// It is in error; only the first cause is kept.
-    pub(crate) fn fail(&mut self, why: &str, now_ns: u64) {
-        if self.stage == Stage::Connected {
-            why.clone_into(&mut self.why);
-            self.stage = Stage::Draining { until_ns: now_ns.saturating_add(DRAIN_NS) };
+    /// It is in error; only the first cause is kept. False: it was already.
+    pub(crate) fn fail(&mut self, why: &str) -> bool {
+        if self.stage != Stage::Connected {
+            return false;
         }
+        why.clone_into(&mut self.why);
+        self.stage = Stage::Draining { until_ns: u64::MAX };
+        true
     }
 
-    /// The worker has nothing of it in flight.
+    /// The worker has read all that it had to tell.
     pub(crate) const fn drained(&mut self) {
         if let Stage::Draining { until_ns } = &mut self.stage {
             *until_ns = 0;
         }
+    }
+
+    /// The device did not reset it, so it may still use what it was given: nobody gets any of that back before it did.
+    pub(crate) fn keep_draining(&mut self, error: &PortError, now_ns: u64, first_ns: u64) {
+        let wait_ns = first_ns << self.resets.min(DOUBLINGS_MAX);
+        self.resets = self.resets.saturating_add(1);
+        if self.resets == 1 {
+            self.told = Told::Nothing; // what it fails from now on is another thing
+        }
+        self.why = format!("{error}; it is tried again, after {} times so far", self.resets);
+        self.stage = Stage::Draining { until_ns: now_ns.saturating_add(wait_ns) };
+    }
+
+    /// Whether nobody shall wait for it any more, if there is another way.
+    pub(crate) fn is_given_up(&self, most: u32) -> bool {
+        self.stage == Stage::Failed || self.resets > most
     }
 
     /// The worker forgot it.
@@ -138,10 +155,8 @@ impl<F: Fabric> Connection<F> {
         if self.stage != Stage::Clearing {
             return;
         }
-        match self.broken.take() {
-            Some(why) => self.give_up(why),
-            None => self.try_again(now_ns, first_ns, most),
-        }
+        self.resets = 0;
+        self.try_again(now_ns, first_ns, most);
     }
 
     /// Waits for the next try, twice as long as for the one before; or gives up.

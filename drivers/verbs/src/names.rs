@@ -5,7 +5,6 @@
 //! its orders, in their order, so it never has more names than the book.
 
 use crate::{
-    connection::Stage,
     device::{Address, Fabric},
     ports::{Desk, VerbsPorts, name},
     wires::{Lane, Order},
@@ -180,17 +179,17 @@ impl<F: Fabric> VerbsPorts<F> {
 
     /// Frames of peers that fall back are not taken any more once their way has failed for good.
     pub(crate) fn fall_back(&mut self, worker: usize) {
-        let (lost, desk) = (self.lost, &mut self.desks[worker]);
-        let datagrams = desk.datagrams.stage == Stage::Failed;
+        let (lost, most, desk) = (self.lost, self.config.reconnects_max, &mut self.desks[worker]);
+        let datagrams = desk.datagrams.is_given_up(most);
         if lost || datagrams {
             let gone = desk.peers.iter().filter(|(_, peer)| peer.falls_back && (lost || peer.is_datagram));
             let gone: Vec<Endpoint> = gone.map(|((ip, port), _)| Endpoint::v6(*ip, *port)).collect();
             gone.into_iter().for_each(|to| desk.unroute(to));
         }
         for index in 0..desk.connections.len() {
-            let (to, stage) = (desk.connections[index].to, desk.connections[index].stage);
+            let (to, is_given_up) = (desk.connections[index].to, desk.connections[index].is_given_up(most));
             let peer = desk.peers.get(&key(&to));
-            if stage == Stage::Failed && peer.is_some_and(|peer| peer.falls_back && !peer.is_datagram) {
+            if is_given_up && peer.is_some_and(|peer| peer.falls_back && !peer.is_datagram) {
                 desk.unroute(to);
             }
         }

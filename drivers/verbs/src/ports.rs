@@ -362,13 +362,19 @@ impl<F: Fabric> VerbsPorts<F> {
     }
 
     pub(crate) fn take_down(&mut self, worker: u16, to: Endpoint, why: &str) {
-        let desk = &mut self.desks[usize::from(worker)];
-        let Some(index) = desk.connections.iter().position(|one| one.to == to) else { return };
-        let number = desk.connections[index].number;
-        if desk.connections[index].stage == Stage::Connected {
+        let desk = &self.desks[usize::from(worker)];
+        let Some(number) = desk.connections.iter().find(|one| one.to == to).map(|one| one.number) else { return };
+        self.stop(usize::from(worker), number, why);
+    }
+
+    /// A queue pair works no more, or shall not. It is in error before its worker hears of it, so that what the worker reads
+    /// from then on is all that arrived.
+    fn stop(&mut self, worker: usize, number: u16, why: &str) {
+        let desk = &mut self.desks[worker];
+        let Some(connection) = desk.connection(number) else { return };
+        if connection.fail(why) {
+            self.fabric.fail(&connection.pair);
             desk.order(Order::Stop { pair: number });
-            desk.connections[index].fail(why, self.now_ns);
-            self.fabric.fail(&desk.connections[index].pair);
         }
     }
 
@@ -380,10 +386,18 @@ impl<F: Fabric> VerbsPorts<F> {
         let desk = self.own_desk(worker)?;
         desk.unroute(to);
         let peer = desk.peers.remove(&key(&to));
-        let Some(index) = desk.connections.iter().position(|one| one.to == to) else {
+        if !desk.connections.iter().any(|one| one.to == to) {
             let missing = || PortError(format!("worker {worker} has no way to {}", name(&to)));
             return peer.map(|_| ()).ok_or_else(missing);
-        };
+        }
+        self.end_connection(worker, to);
+        Ok(())
+    }
+
+    /// Ends the connection with a peer, if there is one, and not the way to it.
+    pub(crate) fn end_connection(&mut self, worker: u16, to: Endpoint) {
+        let desk = &mut self.desks[usize::from(worker)];
+        let Some(index) = desk.connections.iter().position(|one| one.to == to) else { return };
         desk.connections[index].closing = true;
         if desk.connections[index].stage.is_at_rest() {
             let number = desk.connections.swap_remove(index).number;
@@ -391,7 +405,6 @@ impl<F: Fabric> VerbsPorts<F> {
         } else {
             self.take_down(worker, to, "it is being closed");
         }
-        Ok(())
     }
 
     /// What failed connections need carried to their peers; each is given once.
@@ -412,11 +425,10 @@ impl<F: Fabric> VerbsPorts<F> {
         }
         for worker in 0..self.desks.len() {
             self.hear(worker);
-            let has_obeyed = self.desks[worker].has_obeyed();
             for index in (0..self.desks[worker].connections.len()).rev() {
-                self.advance(worker, index, has_obeyed);
+                self.advance(worker, index);
             }
-            self.advance_datagrams(worker, has_obeyed);
+            self.advance_datagrams(worker);
             self.fall_back(worker);
             self.desks[worker].send_backlog();
             if beats {
@@ -436,22 +448,14 @@ impl<F: Fabric> VerbsPorts<F> {
                 }
             }
             FabricEvent::PairFailed { qpn, why } => {
-                let (fabric, now_ns) = (&mut self.fabric, self.now_ns);
-                for desk in &mut self.desks {
-                    if fabric.qpn(&desk.datagrams.pair) != qpn {
-                        continue;
-                    }
-                    desk.order(Order::Stop { pair: 0 });
-                    desk.datagrams.fail(&why, now_ns);
-                    fabric.fail(&desk.datagrams.pair);
-                }
                 let fabric = &self.fabric;
-                let found = self.desks.iter().zip(0u16..).find_map(|(desk, worker)| {
-                    let one = desk.connections.iter().find(|one| fabric.qpn(&one.pair) == qpn)?;
-                    Some((worker, one.to))
+                let found = self.desks.iter().enumerate().find_map(|(worker, desk)| {
+                    let mut all = desk.connections.iter().chain([&desk.datagrams]);
+                    let one = all.find(|one| fabric.qpn(&one.pair) == qpn)?;
+                    Some((worker, one.number))
                 });
-                if let Some((worker, to)) = found {
-                    self.take_down(worker, to, &why);
+                if let Some((worker, number)) = found {
+                    self.stop(worker, number, &why);
                 }
             }
         }
@@ -466,11 +470,7 @@ impl<F: Fabric> VerbsPorts<F> {
                     drop(address);
                     desk.free_lanes.push(lane);
                 }
-                News::Failed { pair, status } => {
-                    let Some(connection) = desk.connection(pair) else { continue };
-                    connection.fail(&why(status), now_ns);
-                    self.fabric.fail(&connection.pair);
-                }
+                News::Failed { pair, status } => self.stop(worker, pair, &why(status)),
                 News::Drained { pair } => {
                     if let Some(connection) = desk.connection(pair) {
                         connection.drained();
@@ -487,7 +487,7 @@ impl<F: Fabric> VerbsPorts<F> {
     }
 
     /// One step of bringing a connection back, or of closing it.
-    fn advance(&mut self, worker: usize, index: usize, has_obeyed: bool) {
+    fn advance(&mut self, worker: usize, index: usize) {
         let (now_ns, up) = (self.now_ns, self.up);
         let Desk { connections, peers, .. } = &mut self.desks[worker];
         let connection = &mut connections[index];
@@ -498,8 +498,10 @@ impl<F: Fabric> VerbsPorts<F> {
             return;
         }
         match connection.stage {
-            // A worker that did not hear yet that it is to stop might post while the queue pair is reset, or after.
-            Stage::Draining { until_ns } if now_ns >= until_ns && has_obeyed => self.clear(worker, index),
+            Stage::Draining { until_ns } if now_ns >= until_ns => {
+                let number = connection.number;
+                self.clear(worker, number);
+            }
             // While our own link is down nothing can succeed, so it is no try, unless there is another way to wait for.
             Stage::Waiting { .. } if !up && !falls_back => {}
             Stage::Waiting { until_ns } if connection.active && now_ns >= until_ns => {
@@ -524,30 +526,27 @@ impl<F: Fabric> VerbsPorts<F> {
         }
     }
 
-    /// Resets a queue pair that has nothing in flight any more, or has had its time.
-    fn clear(&mut self, worker: usize, index: usize) {
+    /// Resets a queue pair whose worker has read it out, and so has taken the order to stop: none is posted on meanwhile. The
+    /// worker forgets what was in flight only once the device has.
+    fn clear(&mut self, worker: usize, number: u16) {
+        let (now_ns, first_ns) = (self.now_ns, self.config.reconnect_ns);
         let desk = &mut self.desks[worker];
-        let (number, pair) = (desk.connections[index].number, desk.connections[index].pair.clone());
-        desk.connections[index].stage = Stage::Clearing;
-        let result = self.fabric.reset(&pair);
-        desk.order(Order::Reset { pair: number });
-        if let Err(error) = result {
-            desk.connections[index].broken = Some(error.0);
+        let Some(connection) = desk.connection(number) else { return };
+        match self.fabric.reset(&connection.pair) {
+            Ok(()) => {
+                connection.stage = Stage::Clearing;
+                desk.order(Order::Reset { pair: number });
+            }
+            Err(error) => connection.keep_draining(&error, now_ns, first_ns),
         }
     }
 
     /// The datagram queue pair needs no peer to come back.
-    fn advance_datagrams(&mut self, worker: usize, has_obeyed: bool) {
+    fn advance_datagrams(&mut self, worker: usize) {
         let (now_ns, desk) = (self.now_ns, &mut self.desks[worker]);
         let connection = &mut desk.datagrams;
         match connection.stage {
-            Stage::Draining { until_ns } if now_ns >= until_ns && has_obeyed => {
-                connection.stage = Stage::Clearing;
-                if let Err(error) = self.fabric.reset(&connection.pair) {
-                    connection.broken = Some(error.0);
-                }
-                desk.order(Order::Reset { pair: 0 });
-            }
+            Stage::Draining { until_ns } if now_ns >= until_ns => self.clear(worker, 0),
             Stage::Waiting { until_ns } if now_ns >= until_ns => {
                 let (pair, qkey) = (connection.pair.clone(), desk.qkey);
                 match self.fabric.revive(&pair, qkey) {
@@ -706,6 +705,7 @@ impl<F: Fabric> Port for VerbsSeat<F> {
                 silent_beats_max: config.silent_beats_max(),
             },
             items_per_lane_max: config.items_per_lane_max,
+            completions_max: config.completions_max(),
             frame_bytes_max: self.info.mtu_bytes,
             shard_count: config.shard_count,
             v4: self.info.gid[..12] == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff],

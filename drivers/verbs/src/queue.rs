@@ -43,13 +43,15 @@ pub struct VerbsQueue<D: Device> {
     pub(crate) listed: Vec<u16>,
     /// Queue pairs with a ring of ours.
     pub(crate) readers: Vec<u16>,
-    /// Stopped queue pairs with something in flight, and lanes that nobody may use any more.
+    /// Stopped queue pairs that are not read out yet, and lanes that nobody may use any more.
     pub(crate) draining: Vec<u16>,
     pub(crate) retiring: Vec<u16>,
     pub(crate) wires: WorkerWires<D>,
     pub(crate) counts: Arc<Counts>,
     pub(crate) limits: Limits,
     pub(crate) items_per_lane_max: u32,
+    /// Completions that there can be at once.
+    pub(crate) completions_max: u32,
     pub(crate) frame_bytes_max: u32,
     pub(crate) shard_count: u16,
     pub(crate) v4: bool,
@@ -147,6 +149,9 @@ impl<D: Device> VerbsQueue<D> {
             return; // whoever does not fetch what arrived gets nothing more
         }
         self.device.poll(&mut batch);
+        if !self.draining.is_empty() {
+            self.has_read(batch.len() as u32, batch.is_full());
+        }
         // After the poll: a peer sends only once our side was told to be ready, so the order for what arrived is there by now.
         if !self.wires.orders.is_empty() {
             self.obey_all();
@@ -165,6 +170,14 @@ impl<D: Device> VerbsQueue<D> {
         // After what completed, which may be what was waited for.
         if self.beat {
             self.heed_beat();
+        }
+    }
+
+    /// What was read may have been the last of those that are stopped.
+    #[cold]
+    fn has_read(&mut self, count: u32, more: bool) {
+        for pair in &self.draining {
+            self.pairs[usize::from(*pair)].has_read(count, more);
         }
     }
 
@@ -188,7 +201,6 @@ impl<D: Device> VerbsQueue<D> {
     fn failed(&mut self, pair: u16, status: Status) {
         self.counts.add(Count::PairsFailed);
         let _ = self.wires.news.push(News::Failed { pair, status }); // there is room, see `wires`
-        self.draining.push(pair);
     }
 
     /// A receive completed.
@@ -295,13 +307,11 @@ impl<D: Device> VerbsQueue<D> {
     fn chores(&mut self) {
         let Self { draining, retiring, pairs, lanes, wires, .. } = self;
         draining.retain(|&pair| {
-            let sending = &mut pairs[usize::from(pair)];
-            if sending.is_in_flight() || sending.drained_told {
-                return !sending.drained_told;
+            let has_drained = pairs[usize::from(pair)].has_drained();
+            if has_drained {
+                let _ = wires.news.push(News::Drained { pair }); // there is room, see `wires`
             }
-            sending.drained_told = true;
-            let _ = wires.news.push(News::Drained { pair }); // there is room, see `wires`
-            false
+            !has_drained
         });
         retiring.retain(|&lane| {
             let state = &mut lanes[usize::from(lane)];
@@ -346,13 +356,13 @@ impl<D: Device> VerbsQueue<D> {
                 let sending = &mut self.pairs[usize::from(pair)];
                 if sending.state == State::Ready {
                     sending.stop(&mut tools!(self));
-                    self.draining.push(pair);
                 }
+                sending.drain(self.completions_max);
+                self.draining.push(pair);
             }
             Order::Beat => self.beat = true,
             Order::Reset { pair } => {
                 self.readers.retain(|one| *one != pair);
-                self.draining.retain(|one| *one != pair);
                 let sending = &mut self.pairs[usize::from(pair)];
                 let ring = sending.reset(&mut tools!(self)).map(|reader| reader.keep);
                 self.by_qpn.remove(&sending.qpn);

@@ -13,6 +13,9 @@ use tachyon_wire::{Endpoint, Reason};
 /// Beats of the cold side's clock in which a queue pair takes nothing of what is pending before that ends as `E_TX_TIMEOUT`: some
 /// tenths of a second, however fast a worker's turns are. Only a ring whose reader stands still gets there.
 const STALL_BEATS: u32 = 4;
+/// Beats until a stopped queue pair's work is taken to end no more: flushing is the device's own work and takes microseconds, so
+/// this is only for one that is dead.
+const DRAIN_BEATS: u32 = 2;
 
 /// Whether a queue pair can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +51,9 @@ pub(crate) struct Sending<D: Device> {
     /// The oldest at the last beat, and beats since it was another.
     watched: u32,
     silent_beats: u32,
-    pub(crate) drained_told: bool,
+    /// Completions that may lie in front of the last one of before it was stopped, and beats since then.
+    unread: u32,
+    drain_beats: u32,
     /// In the queue's list of those with something to post.
     pub(crate) listed: bool,
 }
@@ -122,14 +127,15 @@ impl<D: Device> Sending<D> {
             stalled_beats: 0,
             watched: 0,
             silent_beats: 0,
-            drained_told: false,
+            unread: 0,
+            drain_beats: 0,
             listed: false,
         }
     }
 
     /// Whether it has posted work that did not complete.
     #[inline]
-    pub(crate) const fn is_in_flight(&self) -> bool {
+    const fn is_in_flight(&self) -> bool {
         self.next != self.oldest
     }
 
@@ -305,6 +311,7 @@ impl<D: Device> Sending<D> {
     #[cold]
     pub(crate) fn beat(&mut self, pair: u16, tools: &mut Tools<'_, D>) -> Beaten {
         if self.state != State::Ready {
+            self.drain_beats = self.drain_beats.saturating_add(1);
             return Beaten::Fine;
         }
         let goes_on = !self.is_in_flight() || self.oldest != self.watched;
@@ -333,8 +340,28 @@ impl<D: Device> Sending<D> {
     #[cold]
     pub(crate) fn stop(&mut self, tools: &mut Tools<'_, D>) {
         self.state = State::Failed;
-        self.drained_told = false;
         self.give_up(tools, Reason::TxQpReset);
+    }
+
+    /// It is in error, so nothing more arrives on it, and what did is among the next `most` completions.
+    ///
+    /// A reset must not come before they were read: mlx5 takes what is unread out of the completion queue, and the
+    /// receives that such completions name would be neither the device's nor ours any more.
+    #[cold]
+    pub(crate) const fn drain(&mut self, most: u32) {
+        (self.unread, self.drain_beats) = (most, 0);
+    }
+
+    /// So many completions were read, and there was no further one unless `more`.
+    #[cold]
+    pub(crate) const fn has_read(&mut self, count: u32, more: bool) {
+        self.unread = if more { self.unread.saturating_sub(count) } else { 0 };
+    }
+
+    /// Whether there is nothing more to wait for before it is reset.
+    #[cold]
+    pub(crate) const fn has_drained(&self) -> bool {
+        self.unread == 0 && (!self.is_in_flight() || self.drain_beats >= DRAIN_BEATS)
     }
 
     /// Ends what is pending. An item that is posted in part waits for that part.

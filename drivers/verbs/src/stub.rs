@@ -8,8 +8,8 @@
 use crate::{
     config::ArenaRegion,
     device::{
-        Completed, CompletedBatch, Device, Fabric, FabricEvent, FabricInfo, Needs, PeerEnd, Receive, RingMemory,
-        Secret, Status, To, Work,
+        Completed, CompletedBatch, Device, Fabric, FabricEvent, FabricInfo, Needs, PeerEnd, RECEIVE, Receive,
+        RingMemory, Secret, Status, To, Work,
     },
 };
 use std::{
@@ -37,6 +37,10 @@ pub struct Faults {
     pub hold: u32,
     /// Tries at a peer that has nothing to receive into before it is given up; 0: for ever.
     pub not_ready_max: u32,
+    /// A reset takes what its queue pair completed and nobody read out of the completion queue, as mlx5 does.
+    pub forget: u32,
+    /// A queue pair is not reset, and keeps what it has.
+    pub keep: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,10 +162,11 @@ impl World {
         StubFabric { world: self.clone(), node: inner.nodes.len() - 1 }
     }
 
-    /// Puts a queue pair into error from outside, as a device does that finds something wrong on the receiving side.
+    /// Puts a queue pair that works into error from outside, as a device does that finds something wrong on the receiving side.
     pub fn break_pair(&self, qpn: u32) {
         let mut inner = self.lock();
-        let Some(at) = inner.pairs.iter().position(|pair| pair.qpn == qpn) else { return };
+        let works = |pair: &QueuePair| pair.qpn == qpn && pair.state == State::Ready;
+        let Some(at) = inner.pairs.iter().position(works) else { return };
         inner.fail(at);
         let node = inner.pairs[at].node;
         inner.nodes[node].events.push_back(FabricEvent::PairFailed { qpn, why: "broken from outside".to_owned() });
@@ -181,6 +186,16 @@ impl World {
             .iter_mut()
             .filter(|node| node.gid == gid)
             .for_each(|node| node.events.push_back(event.clone()));
+    }
+
+    /// Receives that a worker of the node with this address posted, and was not told to be used up.
+    #[must_use]
+    pub fn receives(&self, gid: [u8; 16], worker: u16) -> usize {
+        let inner = self.lock();
+        let node = inner.nodes.iter().find(|node| node.gid == gid);
+        let Some(worker) = node.and_then(|node| node.workers.get(usize::from(worker))) else { return 0 };
+        let used = worker.completions.iter().filter(|(completed, ..)| completed.id & RECEIVE != 0);
+        worker.receives.len() + used.count()
     }
 
     /// Sends bytes to a datagram queue pair from outside, with this route header and immediate.
@@ -283,7 +298,7 @@ impl Inner {
 
     fn fail(&mut self, at: usize) {
         self.pairs[at].state = State::Error;
-        while !self.pairs[at].sends.is_empty() {
+        while !self.pairs[at].sends.is_empty() && !self.pairs[at].still {
             self.end(at, Status::Flushed);
         }
     }
@@ -516,11 +531,18 @@ impl Fabric for StubFabric {
     fn reset(&mut self, pair: &u32) -> Result<(), PortError> {
         let mut inner = self.world.lock();
         let Some(at) = inner.find(*pair) else { return Err(PortError("no such queue pair".to_owned())) };
+        let Faults { keep, forget, .. } = inner.faults;
+        if inner.chance(keep) {
+            return Err(PortError("stub: a queue pair cannot be reset".to_owned()));
+        }
+        if inner.chance(forget) {
+            let (node, worker, qpn) = (inner.pairs[at].node, inner.pairs[at].worker, inner.pairs[at].qpn);
+            inner.nodes[node].workers[worker].completions.retain(|(completed, ..)| completed.qpn != qpn);
+        }
         let pair = &mut inner.pairs[at];
         (pair.state, pair.peer, pair.outstanding, pair.unsignalled) = (State::Reset, None, 0, 0);
         pair.sends.clear();
         pair.unread.clear();
-        // What completed stays in the completion queue: some devices take it out, and some do not.
         pair.life += 1;
         pair.still = false;
         Ok(())

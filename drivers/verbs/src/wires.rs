@@ -27,7 +27,7 @@ pub(crate) enum Order<D: Device> {
     Unname { name: Endpoint },
     /// A queue pair is connected and may be used.
     Ready { pair: u16, handle: D::Pair, qpn: u32, peer: Endpoint, out: Option<Writer>, into: Option<Reader<D::Ring>> },
-    /// A queue pair is in error, or is to be closed: send nothing more on it.
+    /// A queue pair is in error since now at the latest: send nothing more on it, and read what it had to tell.
     Stop { pair: u16 },
     /// A queue pair was reset: what is still in flight on it will not complete.
     Reset { pair: u16 },
@@ -49,7 +49,7 @@ pub(crate) enum Lane<A> {
 pub(crate) enum News<D: Device> {
     /// A queue pair is in error since this.
     Failed { pair: u16, status: Status },
-    /// Nothing of a stopped queue pair is in flight.
+    /// All that a stopped queue pair had to tell was read, and nothing of it is in flight, or the device is not going to say so.
     Drained { pair: u16 },
     /// A reset queue pair is forgotten; its ring may be unregistered.
     Cleared { pair: u16, handle: Option<D::Pair>, ring: Option<D::Ring> },

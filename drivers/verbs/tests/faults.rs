@@ -3,7 +3,7 @@
 mod station;
 
 use station::{MTU, Station, carry, connect, mapped};
-use tachyon_driver_api::{RxQueue, TxQueue, conformance::CountingAllocator};
+use tachyon_driver_api::{BURST_MAX, RxQueue, TxQueue, conformance::CountingAllocator};
 use tachyon_driver_verbs::{
     Details, RingSize,
     stub::{Faults, World},
@@ -417,6 +417,56 @@ fn a_device_that_tells_nothing_is_reset_and_what_it_tells_later_counts_no_more()
     world.set_faults(Faults::default());
     us.receive(0);
     assert_eq!(us.ended(0), again.iter().map(|token| (*token, None)).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_arrived_before_a_stop_is_read_before_the_reset_and_no_receive_is_lost() {
+    let (world, mut us, mut peers) = three(None, 5);
+    world.set_faults(Faults { forget: 65_536, ..Faults::default() });
+    // More than one poll reads.
+    let frames = BURST_MAX + 36;
+    for _ in 0..frames {
+        peers[0].send(0, 1, US, &[1; 64], 64);
+    }
+    peers[0].receive(0);
+    us.ports.reset(0, PEERS[0]).unwrap();
+    let mut arrived = 0;
+    for _ in 0..5 {
+        let received = us.receive(0);
+        arrived += received.len();
+        received.into_iter().for_each(|one| us.workers[0].pool.put(one.buffer));
+        us.tick();
+    }
+    assert_eq!(us.state_of(PEERS[0]), "waiting", "it was reset");
+    assert_eq!((arrived, world.receives(mapped(us.ip), 0)), (frames, 256));
+}
+
+#[test]
+fn a_queue_pair_that_cannot_be_reset_keeps_what_it_has_and_is_tried_less_and_less_often() {
+    let (world, mut us, mut peers) = three(None, 5);
+    world.stand_still(0x14); // ours with the first peer, as above
+    let held: Vec<u32> = (0..3).map(|_| us.send(0, 0, PEERS[0], &[1; 64], 64)).collect();
+    world.set_faults(Faults { keep: 65_536, ..Faults::default() });
+    us.ports.reset(0, PEERS[0]).unwrap();
+    for _ in 0..60_000 {
+        us.tick();
+        drain(&mut us);
+        assert_eq!(us.ended(0), [], "the device may still read them");
+    }
+    let lane = us.ports.report().lanes.into_iter().find(|lane| lane.state == "draining").unwrap();
+    assert!(lane.why.contains("cannot be reset") && lane.why.ends_with("after 15 times so far"), "{}", lane.why);
+    let on = us.send(0, 0, PEERS[1], &[2; 64], 64);
+    us.receive(0);
+    assert_eq!((us.ended(0), drain(&mut peers[1])), (vec![(on, None)], 1));
+    world.set_faults(Faults::default());
+    for _ in 0..11_000 {
+        us.tick();
+        drain(&mut us);
+    }
+    let reset = Some(Reason::TxQpReset);
+    assert_eq!(us.ended(0), held.iter().map(|token| (*token, reset)).collect::<Vec<_>>());
+    assert!(!us.ports.errands().is_empty(), "it is offered again");
+    assert!(us.is_whole(0));
 }
 
 #[test]

@@ -127,7 +127,7 @@ fn a_further_name_stays_over_reconnections_and_goes_with_the_lane() {
     // The lane fails, and is offered anew.
     peer.ports.reset(0, NODE).unwrap();
     node.ports.reset(0, PEER).unwrap();
-    for _ in 0..3 {
+    for _ in 0..4 {
         pass(&mut node, 1);
         pass(&mut peer, 1);
     }
@@ -174,14 +174,14 @@ fn an_offer_on_a_standing_lane_takes_it_down_and_the_next_one_is_taken() {
     let (_, mut node, mut peer) = both();
     offer(&mut node, &mut peer, None, false).unwrap();
     peer.ports.reset(0, NODE).unwrap();
-    pass(&mut peer, 3);
+    pass(&mut peer, 4);
     for _ in 0..2 {
         let ours = peer.ports.offer(0, NODE, None).unwrap();
         let error = Lanes::connect(&mut node.ports, &request(&ours, 4, false)).unwrap_err();
         assert!(error.0.contains("is being taken down, offer again in a moment"), "{error}");
         assert_eq!(Lanes::lanes(&node.ports)[0].state, LaneState::Ending);
     }
-    let said = pass(&mut node, 3);
+    let said = pass(&mut node, 4);
     assert!(said[0].contains("worker 0 to 192.0.2.2:5000 failed: the peer offers it anew"), "{said:?}");
     offer(&mut node, &mut peer, None, false).unwrap();
     assert_eq!(fate(&mut node, port(PEER, 1)), None);
@@ -207,7 +207,7 @@ fn a_lane_that_failed_for_good_falls_over_where_it_may_and_comes_back_when_it_is
         assert!((0..4).all(|more| reaches(&mut node, port(PEER, more)) != falls_back));
         let end = if falls_back { Reason::TxSubmitFail } else { Reason::TxQpReset };
         assert_eq!(fate(&mut node, PEER), Some(end));
-        pass(&mut peer, 3);
+        pass(&mut peer, 4);
         offer(&mut node, &mut peer, None, falls_back).unwrap();
         assert!((0..4).all(|more| fate(&mut node, port(PEER, more)).is_none()));
         let said = pass(&mut node, 1);

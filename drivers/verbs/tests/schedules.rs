@@ -28,6 +28,11 @@ impl Draw {
     }
 }
 
+/// Some less than one poll reads, and some more.
+fn receive_depth(seed: u32) -> u32 {
+    8 + seed % 4 * 30
+}
+
 /// Two stations and everything that was seen of them.
 struct Run {
     world: World,
@@ -62,7 +67,7 @@ impl Run {
             // Small and odd, so that every queue is full at times.
             config.send_depth = 2 + small_seed % 15;
             config.signal_interval = 1 + small_seed % config.send_depth.min(7);
-            config.receive_depth = 8 + small_seed % 40;
+            config.receive_depth = receive_depth(small_seed);
             config.items_max = 100;
             config.items_per_lane_max = 70;
             config.reconnects_max = 1_000_000;
@@ -102,7 +107,7 @@ impl Run {
     /// Sends one item of one to three frames.
     fn send(&mut self, at: usize) {
         let worker = &self.stations[at].workers[0];
-        if worker.pool.free() < 200 || worker.queue.held() > 130 {
+        if worker.pool.free() < 200 || worker.queue.held() > 200 {
             return;
         }
         let stride = 64 * (1 + self.draw.below(4));
@@ -171,6 +176,30 @@ impl Run {
             5..=7 => self.receive(at),
             8..=10 => self.complete(at),
             _ => self.tick(at, 20),
+        }
+    }
+
+    /// So many steps, and now and then somebody resets a connection.
+    fn steps(&mut self, count: usize) {
+        for step in 0..count {
+            self.step();
+            if step % 1_000 == 999 {
+                let at = self.draw.below(2);
+                self.flood(at);
+                if self.stations[at].ports.reset(0, self.names[1 - at]).is_err() {
+                    let datagrams = self.stations[at].ports.datagrams(0).unwrap();
+                    let Details::Datagrams { qpn, .. } = datagrams else { panic!("{datagrams:?}") };
+                    self.world.break_pair(qpn);
+                }
+            }
+        }
+    }
+
+    /// As much arrives at a station as it has receives for, and it reads none of it.
+    fn flood(&mut self, at: usize) {
+        for _ in 0..80 {
+            self.send(1 - at);
+            self.complete(1 - at);
         }
     }
 
@@ -244,14 +273,10 @@ fn with_faults_every_item_ends_once_and_no_buffer_is_lost() {
                 error: 300,
                 refuse: 300,
                 not_ready_max: 20,
+                keep: 30_000,
+                ..Faults::default()
             });
-            for step in 0..4_000 {
-                run.step();
-                if step % 1_000 == 999 && kind != Kind::Datagrams {
-                    let at = run.draw.below(2);
-                    let _ = run.stations[at].ports.reset(0, run.names[1 - at]);
-                }
-            }
+            run.steps(4_000);
             run.settle();
             for (reason, count) in &run.reasons {
                 *all.entry(*reason).or_default() += count;
@@ -264,6 +289,24 @@ fn with_faults_every_item_ends_once_and_no_buffer_is_lost() {
         [None, Some(Reason::TxCqError), Some(Reason::TxQpReset), Some(Reason::TxSubmitFail), Some(Reason::TxTimeout)]
     {
         assert!(all.get(&reason.map(|reason| reason as u8)).is_some_and(|count| *count > 20), "{reason:?}: {all:?}");
+    }
+}
+
+#[test]
+fn devices_that_forget_what_nobody_read_have_all_their_receives_in_the_end() {
+    for kind in [Kind::Datagrams, Kind::Connections, Kind::Rings] {
+        for seed in 0..60 {
+            let mut run = Run::new(kind, seed);
+            // Here a device tells at once what it has: what it does not tell, nobody can read before it forgets it.
+            let (delay, error, refuse, forget) = (20_000, 300, 300, 65_536);
+            run.world.set_faults(Faults { delay, error, refuse, not_ready_max: 20, forget, ..Faults::default() });
+            run.steps(4_000);
+            run.settle();
+            let depth = receive_depth(u32::try_from(seed).unwrap()) as usize;
+            let receives = run.stations.each_ref().map(|one| run.world.receives(station::mapped(one.ip), 0));
+            assert_eq!(receives, [depth; 2], "{kind:?} {seed}");
+            run.close();
+        }
     }
 }
 
