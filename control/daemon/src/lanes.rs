@@ -172,22 +172,20 @@ impl State {
         let no_worker = format!("there is no worker {worker}: the node has {}, from 0", hello.workers);
         let worker = u16::try_from(worker).ok().filter(|worker| *worker < hello.workers);
         let worker = worker.ok_or(Refusal::Invalid(no_worker))?;
-        if let Some(at) = held.at {
-            self.check_free(&held, worker, at)?;
-        }
-        let request = LaneRequest {
-            worker,
-            to: held.at.map_or(Endpoint::NONE, |at| endpoint(at.ip(), at.port())),
-            ports: if held.at.is_some() { hello.shard_count } else { 1 },
-            falls_back: held.lanes.falls_back,
-            details,
-        };
+        let falls_back = held.lanes.falls_back;
+        let mut request = LaneRequest { worker, to: Endpoint::NONE, ports: 1, falls_back, details };
         self.lanes_seen = None;
         // A lane that is being taken down may take long, and whoever offers can ask again without holding up all others.
-        let LaneAnswer { to, details } = self.ask_for(Duration::ZERO, |end| end.connect_lane(request))?;
+        let ask = |state: &mut Self, request| state.ask_for(Duration::ZERO, |end| end.connect_lane(request));
+        match held.at {
+            Some(at) => (request.to, request.ports) = (endpoint(at.ip(), at.port()), hello.shard_count),
+            // Where a publisher is, only its details say, and only the node can read them.
+            None => request.to = ask(self, request)?.to,
+        }
+        self.check_free(&held, worker, address(request.to))?;
+        let LaneAnswer { to, details } = ask(self, request)?;
         let agreed = Agreed { to: address(to), boot_id: hello.boot_id };
-        let kept = self.check_free(&held, worker, agreed.to).and_then(|()| self.keep_lane(&held, worker, agreed));
-        if let Err(refusal) = kept {
+        if let Err(refusal) = self.keep_lane(&held, worker, agreed) {
             // A lane that nobody knows of would never end.
             let _ = self.call(&Request::DropLane(worker, to));
             return Err(refusal);

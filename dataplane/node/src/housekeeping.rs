@@ -6,7 +6,7 @@
 use crate::{
     filters::Filters,
     leases::{Couriers, INTERVAL_NS, Leases},
-    port_desk::{NoLane, PortDesk},
+    port_desk::PortDesk,
     state::StateFolder,
     taps::Taps,
     voice::Voice,
@@ -29,7 +29,7 @@ use std::{
     thread::JoinHandle,
     time::{Duration, Instant},
 };
-use tachyon_driver_api::PortError;
+use tachyon_driver_api::{NoLane, PortError};
 use tachyon_segment::{
     SealedImage, StatsSegment, WorkerState, WorkerStatus,
     handover::{Accepted, Connection, Hello, Incoming, LaneRequest, Listener, Prefix, Reply, Request},

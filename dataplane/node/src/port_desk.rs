@@ -1,21 +1,14 @@
 //! Housekeeping's side of the ports: what it does for them, and what it tells control of them.
 
 use std::net::IpAddr;
-use tachyon_driver_api::{LaneKind, LaneReport, LaneRequest, LaneState, PortError, PortReport, PortState, Ports, Said};
+use tachyon_driver_api::{
+    LaneKind, LaneReport, LaneRequest, LaneState, NoLane, PortError, PortReport, PortState, Ports, Said,
+};
 use tachyon_segment::{
     StatsReader,
-    handover::{self, LaneStatus, PortStatus},
+    handover::{self, LANE_DETAILS_BYTES, LaneStatus, PortStatus},
 };
 use tachyon_wire::{Endpoint, counters::Counters};
-
-/// Why there is no lane.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum NoLane {
-    /// It cannot be.
-    Never(String),
-    /// It is being taken down; afterwards it can.
-    Later(String),
-}
 
 /// The ports, and what was seen of them last.
 #[derive(Debug)]
@@ -100,23 +93,18 @@ impl PortDesk {
         self.seen_lanes.get(usize::try_from(place).ok()?).map(|lane| (lane, count))
     }
 
-    /// Agrees on a lane with a peer, by the first driver that has lanes.
+    /// Agrees on a lane with a peer, by the first driver that has lanes. An offer without a name is answered with one.
     pub(crate) fn connect_lane(&mut self, lane: &handover::LaneRequest) -> Result<handover::LaneAnswer, NoLane> {
         let Some(lanes) = self.sides.iter_mut().find_map(|side| side.lanes()) else {
             let text = "this node has no driver with lanes: put \"rdma\" into driver in [network]";
             return Err(NoLane::Never(text.to_owned()));
         };
         let handover::LaneRequest { worker, to, ports, falls_back, details } = *lane;
-        let request = LaneRequest { worker, to, ports, falls_back, details };
-        match lanes.connect(&request) {
-            Ok(answer) => Ok(handover::LaneAnswer { to: answer.to, details: answer.details }),
-            Err(PortError(text)) => {
-                let same = |lane: &LaneReport| lane.worker == worker && (lane.to == to || to.is_none());
-                let ends = |lane: LaneReport| same(&lane) && lane.state == LaneState::Ending;
-                let is_ending = lanes.lanes().into_iter().any(ends);
-                Err(if is_ending { NoLane::Later(text) } else { NoLane::Never(text) })
-            }
+        if to.is_none() {
+            return Ok(handover::LaneAnswer { to: lanes.name(&details)?, details: [0; LANE_DETAILS_BYTES] });
         }
+        let answer = lanes.connect(&LaneRequest { worker, to, ports, falls_back, details })?;
+        Ok(handover::LaneAnswer { to: answer.to, details: answer.details })
     }
 
     /// Ends a lane, whichever driver has it.
@@ -247,11 +235,15 @@ pub(crate) mod tests {
     }
 
     impl Lanes for Kept {
-        fn connect(&mut self, request: &LaneRequest) -> Result<LaneAnswer, PortError> {
+        fn name(&self, details: &[u8; 64]) -> Result<Endpoint, PortError> {
+            Ok(Endpoint::v4([10, 0, 0, 9], details[0].into()))
+        }
+
+        fn connect(&mut self, request: &LaneRequest) -> Result<LaneAnswer, NoLane> {
             self.keep(format!("connect {} {} {}", request.worker, request.ports, request.falls_back));
             match request.to.port.get() {
-                8 => Err(PortError("offer again in a moment".into())),
-                9 => Err(PortError("it cannot be".into())),
+                8 => Err(NoLane::Later("offer again in a moment".into())),
+                9 => Err(NoLane::Never("it cannot be".into())),
                 _ => Ok(LaneAnswer { to: request.to, details: request.details.map(|byte| byte + 1) }),
             }
         }
@@ -323,6 +315,9 @@ pub(crate) mod tests {
         assert_eq!((answer.to, answer.details), (offer(7).to, [7; 64]));
         assert_eq!(desk.connect_lane(&offer(8)), Err(NoLane::Later("offer again in a moment".into())));
         assert_eq!(desk.connect_lane(&offer(9)), Err(NoLane::Never("it cannot be".into())));
+        let unnamed = handover::LaneRequest { to: Endpoint::NONE, ..offer(7) };
+        let name = desk.connect_lane(&unnamed).unwrap();
+        assert_eq!((name.to, name.details), (Endpoint::v4([10, 0, 0, 9], 6), [0; 64]), "and nothing was agreed on");
         let (lane, count) = desk.lane(0).unwrap();
         assert_eq!((lane.worker, lane.to, count), (2, offer(7).to, 3));
         assert_eq!((lane.kind, lane.state), (handover::LaneKind::Ring, handover::LaneState::Failed));

@@ -38,7 +38,7 @@ pub enum LaneState {
 pub struct LaneRequest {
     /// The worker.
     pub worker: u16,
-    /// Where frames for the peer are addressed to; [`Endpoint::NONE`]: wherever the details say that it is.
+    /// Where frames for the peer are addressed to; whoever has no name of its own is called as [`Lanes::name`] says.
     pub to: Endpoint,
     /// Port numbers from that one on which are the same peer: a subscriber's shards; at least 1.
     pub ports: u16,
@@ -53,6 +53,21 @@ pub struct LaneRequest {
 impl fmt::Debug for LaneRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "LaneRequest(worker {}, {:?}, {} ports)", self.worker, self.to, self.ports)
+    }
+}
+
+/// Why there is no lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoLane {
+    /// It cannot be; and what to do.
+    Never(String),
+    /// Something has to end or to be found out first; the same offer may be made again in a moment.
+    Later(String),
+}
+
+impl From<PortError> for NoLane {
+    fn from(PortError(text): PortError) -> Self {
+        Self::Never(text)
     }
 }
 
@@ -93,11 +108,18 @@ pub struct LaneReport {
 
 /// The lanes of a port. Called by the thread that owns the port's cold side.
 pub trait Lanes {
-    /// Agrees on a lane with a peer: what it was before ends.
+    /// What a peer of these details is called that was given no name. Nothing is agreed on by that.
     ///
     /// # Errors
-    /// The details cannot be, or the device gives no more; and what to do.
-    fn connect(&mut self, request: &LaneRequest) -> Result<LaneAnswer, PortError>;
+    /// The details cannot be.
+    fn name(&self, details: &[u8; LANE_DETAILS_BYTES]) -> Result<Endpoint, PortError>;
+
+    /// Agrees on a lane with a peer: what it was before ends. Where that does not come about, frames of a peer that had a lane go
+    /// nowhere that they did not go before.
+    ///
+    /// # Errors
+    /// The details cannot be, the device gives no more, or it cannot be yet.
+    fn connect(&mut self, request: &LaneRequest) -> Result<LaneAnswer, NoLane>;
 
     /// Ends a lane. One that is not there is ended already.
     fn disconnect(&mut self, worker: u16, to: Endpoint);

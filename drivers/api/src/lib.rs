@@ -17,7 +17,7 @@ mod queue;
 mod report;
 
 pub use buffer::{Buffer, Pool};
-pub use lanes::{LANE_DETAILS_BYTES, LaneAnswer, LaneKind, LaneReport, LaneRequest, LaneState, Lanes};
+pub use lanes::{LANE_DETAILS_BYTES, LaneAnswer, LaneKind, LaneReport, LaneRequest, LaneState, Lanes, NoLane};
 pub use port::{Port, PortError, PortInfo};
 pub use queue::{
     BURST_MAX, Completion, CompletionBatch, QueueStats, Received, RxBatch, RxQueue, Transmit, TxBatch, TxQueue,

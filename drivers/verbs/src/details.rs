@@ -98,6 +98,13 @@ impl Details {
         Endpoint::v6(*gid, *qpn as u16)
     }
 
+    /// The address alone.
+    #[must_use]
+    pub const fn gid(&self) -> [u8; 16] {
+        let (Self::Datagrams { gid, .. } | Self::Connection { gid, .. }) = self;
+        *gid
+    }
+
     /// As bytes.
     #[must_use]
     pub fn encode(&self) -> [u8; DETAILS_BYTES] {

@@ -190,6 +190,15 @@ pub struct PeerEnd {
     pub mtu_bytes: u32,
 }
 
+/// Whether packets find a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// They do.
+    Known,
+    /// That is being found out; ask again.
+    Sought,
+}
+
 /// What a device says by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FabricEvent {
@@ -266,6 +275,10 @@ pub trait Fabric {
 
     /// Brings a queue pair for datagrams from reset back to work.
     fn revive(&mut self, pair: &Pair<Self>, qkey: u32) -> Result<(), PortError>;
+
+    /// Finds out whether packets find a peer, without waiting for long. [`Fabric::connect`] and [`Fabric::address`] do so too and
+    /// may take a second for it, but not right after this knew.
+    fn find_way(&mut self, gid: &[u8; 16]) -> Result<Way, PortError>;
 
     /// Connects a queue pair that is in reset.
     fn connect(&mut self, pair: &Pair<Self>, own_psn: u32, peer: &PeerEnd) -> Result<(), PortError>;

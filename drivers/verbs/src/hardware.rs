@@ -2,8 +2,9 @@
 
 use crate::{
     config::{RETRIES_MAX, VerbsConfig},
-    device::{Fabric, FabricEvent, FabricInfo, Needs, PeerEnd, RingMemory, Secret},
+    device::{Fabric, FabricEvent, FabricInfo, Needs, PeerEnd, RingMemory, Secret, Way},
     devices::{self, Context, failed, made},
+    finder::Finder,
     posting::{Completions, HardwareDevice},
 };
 use core::{ffi::CStr, mem, ptr};
@@ -145,6 +146,8 @@ pub struct Hardware {
     /// By worker.
     queues: Vec<Arc<Queues>>,
     registrations: u64,
+    /// Started when it is first needed, so that its thread has no more rights than the one that the cold side is on.
+    finder: Option<Finder>,
 }
 
 impl Hardware {
@@ -199,6 +202,7 @@ impl Hardware {
             extended,
             queues: Vec::new(),
             registrations: 1,
+            finder: None,
         })
     }
 
@@ -262,20 +266,9 @@ impl Hardware {
         self.modify(pair, &mut attributes, sys::IBV_QP_STATE, what)
     }
 
-    /// The way to a peer, as far as packets go.
-    fn way(&self, gid: &[u8; 16]) -> sys::ibv_ah_attr {
-        sys::ibv_ah_attr {
-            grh: sys::ibv_global_route {
-                dgid: sys::ibv_gid { raw: *gid },
-                sgid_index: self.gid_index,
-                hop_limit: HOP_LIMIT,
-                traffic_class: self.config.traffic_class,
-                ..sys::ibv_global_route::default()
-            },
-            is_global: 1,
-            port_num: self.port,
-            ..sys::ibv_ah_attr::default()
-        }
+    /// Our end of all ways.
+    fn exit(&self) -> Exit {
+        Exit { port: self.port, gid_index: self.gid_index, traffic_class: self.config.traffic_class }
     }
 
     fn bring_up_datagrams(&self, pair: &QueuePair, qkey: u32) -> Result<(), PortError> {
@@ -286,6 +279,44 @@ impl Hardware {
         self.to_state(pair, sys::IBV_QPS_RTR, "receive datagrams")?;
         attributes.qp_state = sys::IBV_QPS_RTS;
         self.modify(pair, &mut attributes, sys::IBV_QP_STATE | sys::IBV_QP_SQ_PSN, "send datagrams")
+    }
+}
+
+/// Where packets leave, and how they are marked.
+#[derive(Clone, Copy, Debug)]
+struct Exit {
+    port: u8,
+    gid_index: u8,
+    traffic_class: u8,
+}
+
+impl Exit {
+    /// The way to a peer, as far as packets go.
+    fn way(self, gid: &[u8; 16]) -> sys::ibv_ah_attr {
+        sys::ibv_ah_attr {
+            grh: sys::ibv_global_route {
+                dgid: sys::ibv_gid { raw: *gid },
+                sgid_index: self.gid_index,
+                hop_limit: HOP_LIMIT,
+                traffic_class: self.traffic_class,
+                ..sys::ibv_global_route::default()
+            },
+            is_global: 1,
+            port_num: self.port,
+            ..sys::ibv_ah_attr::default()
+        }
+    }
+
+    /// Has the kernel find the way to a peer.
+    fn address(self, opened: &Arc<Opened>, gid: &[u8; 16]) -> Result<AddressHandle, PortError> {
+        let mut way = self.way(gid);
+        // SAFETY: an open device's domain, and a structure that verbs reads.
+        let handle = unsafe { sys::ibv_create_ah(opened.domain, &raw mut way) };
+        let ip = std::net::Ipv6Addr::from(*gid);
+        let what =
+            format!("there is no way to {}", ip.to_ipv4_mapped().map_or_else(|| ip.to_string(), |ip| ip.to_string()));
+        let handle = made(handle, &opened.name, &what, "is it reachable (`ip route get`, `ip neigh`)?")?;
+        Ok(AddressHandle { handle, _opened: Arc::clone(opened) })
     }
 }
 
@@ -367,6 +398,18 @@ impl Fabric for Hardware {
         self.bring_up_datagrams(pair, qkey)
     }
 
+    fn find_way(&mut self, gid: &[u8; 16]) -> Result<Way, PortError> {
+        let (exit, opened) = (self.exit(), &self.opened);
+        let finder = match &mut self.finder {
+            Some(finder) => finder,
+            none => {
+                let opened = Arc::clone(opened);
+                none.insert(Finder::start(move |gid| exit.address(&opened, gid).map(drop))?)
+            }
+        };
+        finder.find(gid)
+    }
+
     fn connect(&mut self, pair: &Arc<QueuePair>, own_psn: u32, peer: &PeerEnd) -> Result<(), PortError> {
         let config = &self.config;
         let mut attributes = zeroed_attributes();
@@ -378,7 +421,7 @@ impl Fabric for Hardware {
         attributes.path_mtu = peer.mtu_bytes.ilog2().saturating_sub(7); // 256 is code 1
         (attributes.dest_qp_num, attributes.rq_psn) = (peer.qpn, peer.psn);
         attributes.min_rnr_timer = config.min_rnr_timer;
-        attributes.ah_attr = self.way(&peer.gid);
+        attributes.ah_attr = self.exit().way(&peer.gid);
         let mask = sys::IBV_QP_STATE
             | sys::IBV_QP_AV
             | sys::IBV_QP_PATH_MTU
@@ -409,14 +452,7 @@ impl Fabric for Hardware {
     }
 
     fn address(&mut self, gid: &[u8; 16]) -> Result<AddressHandle, PortError> {
-        let mut way = self.way(gid);
-        // SAFETY: an open device's domain, and a structure that verbs reads.
-        let handle = unsafe { sys::ibv_create_ah(self.opened.domain, &raw mut way) };
-        let ip = std::net::Ipv6Addr::from(*gid);
-        let what =
-            format!("there is no way to {}", ip.to_ipv4_mapped().map_or_else(|| ip.to_string(), |ip| ip.to_string()));
-        let handle = made(handle, &self.opened.name, &what, "is it reachable (`ip route get`, `ip neigh`)?")?;
-        Ok(AddressHandle { handle, _opened: Arc::clone(&self.opened) })
+        self.exit().address(&self.opened, gid)
     }
 
     fn ring(&mut self, _pair: &Arc<QueuePair>, bytes: usize) -> Result<RingMemory<RingRegion>, PortError> {

@@ -6,13 +6,13 @@
 use crate::{
     connection::{Connection, Stage, Told},
     details::{DETAILS_BYTES, Details},
-    device::Fabric,
+    device::{Fabric, Way},
     names::key,
     ports::{VerbsPorts, name},
 };
 use std::net::IpAddr;
 use tachyon_driver_api::{
-    LANE_DETAILS_BYTES, LaneAnswer, LaneKind, LaneReport, LaneRequest, LaneState, Lanes, PortError, PortReport,
+    LANE_DETAILS_BYTES, LaneAnswer, LaneKind, LaneReport, LaneRequest, LaneState, Lanes, NoLane, PortError, PortReport,
     PortState, Ports, Said,
 };
 use tachyon_wire::Endpoint;
@@ -79,12 +79,9 @@ impl<F: Fabric> VerbsPorts<F> {
     }
 
     /// Makes room for an agreement with a peer that may have one.
-    fn make_room(&mut self, worker: u16, to: Endpoint, theirs: &Details) -> Result<(), PortError> {
+    fn make_room(&mut self, worker: u16, to: Endpoint) -> Result<(), NoLane> {
         let standing = self.own_desk(worker)?.connections.iter_mut().find(|one| one.to == to);
         let Some(connection) = standing else { return Ok(()) };
-        if matches!(theirs, Details::Datagrams { .. }) {
-            return self.disconnect(worker, to); // its queue pair ends by itself, datagrams need another one
-        }
         if connection.stage == Stage::Failed {
             connection.attempts = 0; // whoever offers is there again
         }
@@ -92,19 +89,39 @@ impl<F: Fabric> VerbsPorts<F> {
             return Ok(());
         }
         self.take_down(worker, to, "the peer offers it anew");
-        Err(PortError(format!("the lane to {} is being taken down, offer again in a moment", name(&to))))
+        Err(NoLane::Later(format!("the lane to {} is being taken down, offer again in a moment", name(&to))))
     }
 
-    fn agree(&mut self, worker: u16, to: Endpoint, theirs: &Details) -> Result<Details, PortError> {
-        let agreed = match theirs {
-            Details::Datagrams { .. } => self.reach(worker, to, theirs).and_then(|()| self.datagrams(worker)),
-            Details::Connection { .. } => self.accept(worker, to, theirs, None),
-        };
-        if agreed.is_err() {
-            // A queue pair that is half on its way cannot be used again.
-            let _ = self.disconnect(worker, to); // and if there is none, there is nothing to end
+    fn agree(&mut self, worker: u16, to: Endpoint, theirs: &Details) -> Result<Details, NoLane> {
+        if self.fabric.find_way(&theirs.gid())? == Way::Sought {
+            let at = name(&theirs.endpoint());
+            return Err(NoLane::Later(format!("the way to {at} is being looked for, offer again in a moment")));
         }
-        agreed
+        if matches!(theirs, Details::Datagrams { .. }) {
+            self.reach(worker, to, theirs)?;
+            self.end_connection(worker, to); // datagrams need none
+            return Ok(self.datagrams(worker)?);
+        }
+        self.make_room(worker, to)?;
+        let agreed = self.accept(worker, to, theirs, None);
+        if let Err(PortError(why)) = &agreed {
+            self.take_back(worker, to, why);
+        }
+        Ok(agreed?)
+    }
+
+    /// What was begun for an agreement that did not come about: a queue pair that is half on its way cannot be used again
+    /// before it was reset. Its lane stays, so its frames have nowhere else to go meanwhile.
+    fn take_back(&mut self, worker: u16, to: Endpoint, why: &str) {
+        self.take_down(worker, to, why);
+        let desk = &mut self.desks[usize::from(worker)];
+        let by_datagrams = desk.peers.get(&key(&to)).is_some_and(|peer| peer.lane.is_some() && peer.is_datagram);
+        let Some(connection) = desk.connections.iter_mut().find(|one| one.to == to) else { return };
+        if matches!(connection.stage, Stage::Offered { .. }) {
+            why.clone_into(&mut connection.why);
+            connection.stage = Stage::Draining { until_ns: 0 }; // no worker has it
+        }
+        connection.closing |= by_datagrams;
     }
 
     /// Collects what changed since the last time.
@@ -140,22 +157,29 @@ impl<F: Fabric> VerbsPorts<F> {
 }
 
 impl<F: Fabric> Lanes for VerbsPorts<F> {
-    fn connect(&mut self, request: &LaneRequest) -> Result<LaneAnswer, PortError> {
+    fn name(&self, details: &[u8; LANE_DETAILS_BYTES]) -> Result<Endpoint, PortError> {
+        Ok(Details::decode(details)?.endpoint())
+    }
+
+    fn connect(&mut self, request: &LaneRequest) -> Result<LaneAnswer, NoLane> {
         let theirs = Details::decode(&request.details)?;
-        let LaneRequest { worker, ports, falls_back, .. } = *request;
-        let to = if request.to.is_none() { theirs.endpoint() } else { request.to };
-        if self.lost {
-            return Err(PortError(format!("{} is lost: start the node again", self.info.device)));
+        let LaneRequest { worker, to, ports, falls_back, .. } = *request;
+        if to.is_none() {
+            return Err(NoLane::Never("a lane needs a name: ask for the one that its details stand for".to_owned()));
         }
-        self.make_room(worker, to, &theirs)?;
-        // A datagram says that it comes from its queue pair, so that is where replies to it go.
-        let source = matches!(theirs, Details::Datagrams { .. }).then(|| theirs.endpoint());
+        if self.lost {
+            return Err(NoLane::Never(format!("{} is lost: start the node again", self.info.device)));
+        }
         let desk = self.own_desk(worker)?;
-        desk.describe(to, ports, falls_back, source)?;
+        let is_known = desk.peers.contains_key(&key(&to));
+        desk.describe(to, ports, falls_back)?;
         // A name is what a peer asked for. Sessions may be pinned to addresses, so its frames come from where its queue pair is.
         desk.peers.entry(key(&to)).and_modify(|peer| peer.source = Some(theirs.endpoint()));
-        let details = self.agree(worker, to, &theirs)?.encode();
-        Ok(LaneAnswer { to, details })
+        let agreed = self.agree(worker, to, &theirs);
+        if agreed.is_err() && !is_known {
+            let _ = Self::disconnect(self, worker, to); // and if there is nothing of it, there is nothing to end
+        }
+        Ok(LaneAnswer { to, details: agreed?.encode() })
     }
 
     fn disconnect(&mut self, worker: u16, to: Endpoint) {

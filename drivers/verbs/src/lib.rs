@@ -25,6 +25,7 @@ mod connection;
 mod details;
 pub mod device;
 mod devices;
+mod finder;
 mod flight;
 mod hardware;
 mod lanes;

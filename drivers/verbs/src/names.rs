@@ -79,22 +79,25 @@ impl<F: Fabric> Desk<F> {
         }
     }
 
-    fn check_room(&self, to: &Endpoint, more: usize) -> Result<(), PortError> {
-        if self.names + more <= self.names_max {
+    /// Whether a peer can have that many names in all.
+    fn check_room(&self, to: &Endpoint, names: usize) -> Result<(), PortError> {
+        let standing = self.peers.get(&key(to)).filter(|peer| peer.lane.is_some());
+        if self.names - standing.map_or(0, Peer::names) + names <= self.names_max {
             return Ok(());
         }
-        Err(PortError(format!("there is no room for {more} names of {}: raise ports_per_peer or lanes_max", name(to))))
+        Err(PortError(format!("there is no room for {names} names of {}: raise ports_per_peer or lanes_max", name(to))))
     }
 
-    /// A destination is reached like this from now on.
+    /// A destination is reached like this from now on, or as it was before if there is an error.
     pub(crate) fn route(&mut self, to: Endpoint, by: Lane<Address<F>>) -> Result<(), PortError> {
-        self.unroute(to);
-        let (ports, names) = self.peers.get(&key(&to)).map_or((1, 1), |peer| (peer.ports, peer.names()));
+        let peer = self.peers.get(&key(&to));
+        let (ports, names) = peer.map_or((1, 1), |peer| (peer.ports, peer.names()));
         self.check_names(&to, ports)?;
         self.check_room(&to, names)?;
         let Some(lane) = self.free_lanes.pop() else {
             return Err(PortError(format!("there is no lane left for {}: raise lanes_max", name(&to))));
         };
+        self.unroute(to);
         self.names += names;
         let peer = self.peers.entry(key(&to)).or_insert_with(Peer::new);
         (peer.lane, peer.is_datagram) = (Some(lane), matches!(by, Lane::Datagram { .. }));
@@ -114,38 +117,23 @@ impl<F: Fabric> Desk<F> {
         self.order(Order::Forget { to, ports, lane });
     }
 
-    /// What a peer is to be called from its next agreement on; a `source` that its frames come from replaces its further names.
-    pub(crate) fn describe(
-        &mut self,
-        to: Endpoint,
-        ports: u16,
-        falls_back: bool,
-        source: Option<Endpoint>,
-    ) -> Result<(), PortError> {
+    /// What a peer is called from now on. A lane that it has stays, and is reached by the new names.
+    pub(crate) fn describe(&mut self, to: Endpoint, ports: u16, falls_back: bool) -> Result<(), PortError> {
         let last = u32::from(to.port.get()) + u32::from(ports) - u32::from(ports > 0);
         if ports == 0 || last > u32::from(u16::MAX) {
             return Err(PortError(format!("{ports} ports from {} on cannot be: there are 65535", name(&to))));
         }
         self.check_names(&to, ports)?;
-        let mut peer = Peer { ports, falls_back, ..Peer::new() };
-        let standing = self.peers.get(&key(&to));
-        peer.also = match source {
-            // What is another's name already stays the other's; then replies to it go there.
-            Some(source) => {
-                let is_new = !peer.shares(key(&to), &source, 1) && self.owner(&to, &source, 1).is_none();
-                is_new.then_some(source).into_iter().collect()
-            }
-            None => standing.filter(|peer| !peer.is_datagram).map(|peer| peer.also.clone()).unwrap_or_default(),
-        };
-        let kept = standing.filter(|standing| standing.ports == ports && standing.also == peer.also);
-        if let Some((lane, is_datagram)) = kept.and_then(|standing| Some((standing.lane?, standing.is_datagram))) {
-            (peer.lane, peer.is_datagram) = (Some(lane), is_datagram);
-        } else {
-            // What it has already comes back before it gets something new.
-            self.unroute(to);
-            self.check_room(&to, peer.names())?;
+        let names = usize::from(ports) + self.peers.get(&key(&to)).map_or(0, |peer| peer.also.len());
+        self.check_room(&to, names)?;
+        let peer = self.peers.entry(key(&to)).or_insert_with(Peer::new);
+        let before = core::mem::replace(&mut peer.ports, ports);
+        peer.falls_back = falls_back;
+        if let Some(lane) = peer.lane {
+            self.names = self.names - usize::from(before) + usize::from(ports);
+            span(to, before).skip(ports.into()).for_each(|name| self.order(Order::Unname { name }));
+            span(to, ports).skip(before.into()).for_each(|name| self.order(Order::Name { name, lane }));
         }
-        self.peers.insert(key(&to), peer);
         Ok(())
     }
 }
@@ -163,13 +151,13 @@ impl<F: Fabric> VerbsPorts<F> {
         if peer.shares(key(&to), &also, 1) {
             return Ok(());
         }
-        let lane = peer.lane;
+        let (lane, names) = (peer.lane, peer.names());
         if let Some(owner) = desk.owner(&to, &also, 1) {
             let owner = name(&owner);
             return Err(PortError(format!("{} is a name of {owner}: end its lane first", name(&also))));
         }
         if let Some(lane) = lane {
-            desk.check_room(&to, 1)?;
+            desk.check_room(&to, names + 1)?;
             desk.names += 1;
             desk.order(Order::Name { name: also, lane });
         }

@@ -9,7 +9,7 @@ use crate::{
     config::ArenaRegion,
     device::{
         Completed, CompletedBatch, Device, Fabric, FabricEvent, FabricInfo, Needs, PeerEnd, RECEIVE, Receive,
-        RingMemory, Secret, Status, To, Work,
+        RingMemory, Secret, Status, To, Way, Work,
     },
 };
 use std::{
@@ -41,6 +41,10 @@ pub struct Faults {
     pub forget: u32,
     /// A queue pair is not reset, and keeps what it has.
     pub keep: u32,
+    /// There is no way to a peer.
+    pub unreachable: u32,
+    /// Whether there is a way to a peer is not known yet.
+    pub sought: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -244,6 +248,11 @@ impl Inner {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         ((z ^ (z >> 27)) >> 20) as u32 & 0xffff < of_65536
+    }
+
+    fn find_way(&mut self) -> Result<(), PortError> {
+        let is_lost = self.chance(self.faults.unreachable);
+        if is_lost { Err(PortError("stub: there is no way to the peer".to_owned())) } else { Ok(()) }
     }
 
     fn find(&self, qpn: u32) -> Option<usize> {
@@ -512,10 +521,17 @@ impl Fabric for StubFabric {
         Ok(())
     }
 
+    fn find_way(&mut self, _gid: &[u8; 16]) -> Result<Way, PortError> {
+        let mut inner = self.world.lock();
+        let sought = inner.faults.sought;
+        Ok(if inner.chance(sought) { Way::Sought } else { Way::Known })
+    }
+
     fn connect(&mut self, pair: &u32, own_psn: u32, peer: &PeerEnd) -> Result<(), PortError> {
         let mut inner = self.world.lock();
         let Some(at) = inner.find(*pair) else { return Err(PortError("no such queue pair".to_owned())) };
         assert_eq!(inner.pairs[at].state, State::Reset, "only from reset");
+        inner.find_way()?;
         let pair = &mut inner.pairs[at];
         (pair.state, pair.peer, pair.psn) = (State::Ready, Some((peer.qpn, peer.psn)), own_psn);
         Ok(())
@@ -549,7 +565,7 @@ impl Fabric for StubFabric {
     }
 
     fn address(&mut self, gid: &[u8; 16]) -> Result<[u8; 16], PortError> {
-        Ok(*gid)
+        self.world.lock().find_way().map(|()| *gid)
     }
 
     fn ring(&mut self, pair: &u32, bytes: usize) -> Result<RingMemory<StubRing>, PortError> {

@@ -3,7 +3,7 @@
 mod station;
 
 use station::{MTU, Station};
-use tachyon_driver_api::{LaneKind, LaneRequest, LaneState, Lanes, PortError, PortState, Ports};
+use tachyon_driver_api::{LaneKind, LaneRequest, LaneState, Lanes, NoLane, PortState, Ports};
 use tachyon_driver_verbs::{
     Details, RingSize,
     stub::{Faults, World},
@@ -28,7 +28,7 @@ fn request(details: &Details, ports: u16, falls_back: bool) -> LaneRequest {
 }
 
 /// The peer offers, the node answers, the peer connects.
-fn offer(node: &mut Station, peer: &mut Station, ring: Option<RingSize>, falls_back: bool) -> Result<(), PortError> {
+fn offer(node: &mut Station, peer: &mut Station, ring: Option<RingSize>, falls_back: bool) -> Result<(), NoLane> {
     let ours = peer.ports.offer(0, NODE, ring)?;
     let answer = Lanes::connect(&mut node.ports, &request(&ours, 4, falls_back))?;
     assert_eq!(answer.to, PEER);
@@ -40,6 +40,11 @@ fn offer(node: &mut Station, peer: &mut Station, ring: Option<RingSize>, falls_b
 
 fn port(first: Endpoint, more: u16) -> Endpoint {
     Endpoint::v6(first.ip, first.port.get() + more)
+}
+
+fn text(error: NoLane) -> String {
+    let (NoLane::Never(text) | NoLane::Later(text)) = error;
+    text
 }
 
 /// Lets time pass on the node, and says what it said.
@@ -92,18 +97,19 @@ fn a_peer_is_reached_at_all_its_ports_and_at_no_other() {
 }
 
 #[test]
-fn datagrams_need_no_name_and_may_become_a_connection_and_back() {
+fn datagrams_may_become_a_connection_and_back() {
     let (_, mut node, mut peer) = both();
     let theirs = peer.ports.datagrams(0).unwrap();
+    assert_eq!(Lanes::name(&node.ports, &theirs.encode()), Ok(theirs.endpoint()));
     let unnamed = LaneRequest { to: Endpoint::NONE, ..request(&theirs, 1, false) };
-    assert_eq!(Lanes::connect(&mut node.ports, &unnamed).unwrap().to, theirs.endpoint());
-    Lanes::disconnect(&mut node.ports, 0, theirs.endpoint());
+    let error = Lanes::connect(&mut node.ports, &unnamed).unwrap_err();
+    assert!(matches!(&error, NoLane::Never(text) if text.contains("ask for the one")), "{error:?}");
     let answer = Lanes::connect(&mut node.ports, &request(&theirs, 4, false)).unwrap();
     assert_eq!(Details::decode(&answer.details), node.ports.datagrams(0));
-    assert!(reaches(&mut node, port(PEER, 3)) && reaches(&mut node, theirs.endpoint()));
+    assert!(reaches(&mut node, port(PEER, 3)));
+    assert!(!reaches(&mut node, theirs.endpoint()), "a name that nobody asked for and nobody looked at");
     assert_eq!(fate(&mut node, port(PEER, 3)), None);
-    assert_eq!(fate(&mut node, theirs.endpoint()), None, "a reply to what came from there");
-    assert_eq!(peer.receive(0).len(), 2);
+    assert_eq!(peer.receive(0).len(), 1);
     pass(&mut node, 2); // lanes come back when nothing is in flight on them
     offer(&mut node, &mut peer, None, false).unwrap();
     assert_eq!(Lanes::lanes(&node.ports)[0].kind, LaneKind::Connection);
@@ -144,13 +150,13 @@ fn names_that_cannot_be_are_refused_and_nothing_is_left_of_them() {
     let theirs = peer.ports.datagrams(0).unwrap();
     let mut refused = |to: Endpoint, ports: u16, word: &str| {
         let error = Lanes::connect(&mut node.ports, &LaneRequest { to, ..request(&theirs, ports, false) });
-        let PortError(text) = error.expect_err(word);
+        let text = text(error.expect_err(word));
         assert!(text.contains(word), "{text}");
     };
     refused(PEER, 0, "cannot be");
     refused(Endpoint::v6(PEER.ip, 65_535), 2, "cannot be");
-    refused(PEER, 10, "raise ports_per_peer"); // and the one that datagrams come from
-    Lanes::connect(&mut node.ports, &request(&theirs, 4, false)).unwrap();
+    refused(PEER, 11, "raise ports_per_peer"); // two times five are there
+    Lanes::connect(&mut node.ports, &request(&theirs, 5, false)).unwrap();
     for (first, ports) in [(5_003, 1), (4_998, 3), (4_990, 5)] {
         let to = Endpoint::v6(PEER.ip, first);
         let result = Lanes::connect(&mut node.ports, &LaneRequest { to, ..request(&theirs, ports, false) });
@@ -164,9 +170,10 @@ fn names_that_cannot_be_are_refused_and_nothing_is_left_of_them() {
     assert!(reaches(&mut node, Endpoint::v6(PEER.ip, 4_991)));
     let mut junk = request(&theirs, 1, false);
     junk.details[0] = 9;
-    assert!(Lanes::connect(&mut node.ports, &junk).unwrap_err().0.contains("version"));
+    assert!(text(Lanes::connect(&mut node.ports, &junk).unwrap_err()).contains("version"));
+    assert!(Lanes::name(&node.ports, &junk.details).unwrap_err().0.contains("version"));
     let nobody = LaneRequest { worker: 7, ..request(&theirs, 1, false) };
-    assert!(Lanes::connect(&mut node.ports, &nobody).unwrap_err().0.contains("there is no worker 7"));
+    assert!(text(Lanes::connect(&mut node.ports, &nobody).unwrap_err()).contains("there is no worker 7"));
 }
 
 #[test]
@@ -178,7 +185,9 @@ fn an_offer_on_a_standing_lane_takes_it_down_and_the_next_one_is_taken() {
     for _ in 0..2 {
         let ours = peer.ports.offer(0, NODE, None).unwrap();
         let error = Lanes::connect(&mut node.ports, &request(&ours, 4, false)).unwrap_err();
-        assert!(error.0.contains("is being taken down, offer again in a moment"), "{error}");
+        let again =
+            matches!(&error, NoLane::Later(text) if text.contains("is being taken down, offer again in a moment"));
+        assert!(again, "{error:?}");
         assert_eq!(Lanes::lanes(&node.ports)[0].state, LaneState::Ending);
     }
     let said = pass(&mut node, 4);
@@ -215,6 +224,74 @@ fn a_lane_that_failed_for_good_falls_over_where_it_may_and_comes_back_when_it_is
         let lane = Lanes::lanes(&node.ports).remove(0);
         assert_eq!((lane.state, lane.fell_back), (LaneState::Connected, false));
     }
+}
+
+#[test]
+fn an_offer_that_fails_lets_no_frame_go_where_it_may_not() {
+    for by_datagrams in [false, true] {
+        let (world, mut node, mut peer) = both();
+        let theirs = peer.ports.datagrams(0).unwrap();
+        if by_datagrams {
+            Lanes::connect(&mut node.ports, &request(&theirs, 4, false)).unwrap();
+        } else {
+            offer(&mut node, &mut peer, None, false).unwrap();
+            peer.ports.reset(0, NODE).unwrap();
+            assert_eq!(fate(&mut node, PEER), Some(Reason::TxTimeout));
+            pass(&mut node, 5);
+        }
+        pass(&mut peer, 5);
+        // An offer of either kind, in the place of a lane of either kind.
+        world.set_faults(Faults { unreachable: 65_536, ..Faults::default() });
+        for details in [peer.ports.offer(0, NODE, None).unwrap(), theirs] {
+            let error = Lanes::connect(&mut node.ports, &request(&details, 4, false)).unwrap_err();
+            assert!(matches!(&error, NoLane::Never(text) if text.contains("no way")), "{error:?}");
+            pass(&mut node, 5);
+            let end = if by_datagrams { None } else { Some(Reason::TxQpReset) };
+            for more in 0..4 {
+                assert!(reaches(&mut node, port(PEER, more)), "its frames would go by the next driver");
+                assert_eq!(fate(&mut node, port(PEER, more)), end);
+            }
+        }
+        assert_eq!(Lanes::lanes(&node.ports).len(), 1);
+        world.set_faults(Faults::default());
+        pass(&mut node, 50);
+        offer(&mut node, &mut peer, None, false).unwrap();
+        assert!((0..4).all(|more| fate(&mut node, port(PEER, more)).is_none()));
+        assert_eq!(Lanes::lanes(&node.ports)[0].state, LaneState::Connected);
+    }
+}
+
+#[test]
+fn a_way_that_is_still_looked_for_changes_nothing_yet() {
+    let (world, mut node, mut peer) = both();
+    let theirs = peer.ports.datagrams(0).unwrap();
+    for is_known in [false, true] {
+        for details in [peer.ports.offer(0, NODE, None).unwrap(), theirs] {
+            world.set_faults(Faults { sought: 65_536, ..Faults::default() });
+            let error = Lanes::connect(&mut node.ports, &request(&details, 4, false)).unwrap_err();
+            assert!(matches!(&error, NoLane::Later(text) if text.contains("being looked for")), "{error:?}");
+            assert_eq!((Lanes::lanes(&node.ports).len(), reaches(&mut node, PEER)), (is_known.into(), is_known));
+        }
+        world.set_faults(Faults::default());
+        Lanes::connect(&mut node.ports, &request(&theirs, 4, false)).unwrap();
+        assert!(reaches(&mut node, PEER));
+        assert_eq!(fate(&mut node, PEER), None);
+        pass(&mut node, 2); // lanes come back when nothing is in flight on them
+    }
+}
+
+#[test]
+fn a_peers_ports_become_more_and_fewer_while_its_lane_stands() {
+    let (_, mut node, mut peer) = both();
+    let theirs = peer.ports.datagrams(0).unwrap();
+    for ports in [2, 5, 1, 4] {
+        Lanes::connect(&mut node.ports, &request(&theirs, ports, false)).unwrap();
+        assert!((0..5).all(|more| reaches(&mut node, port(PEER, more)) == (more < ports)), "{ports}");
+        pass(&mut node, 2); // lanes come back when nothing is in flight on them
+    }
+    let error = Lanes::connect(&mut node.ports, &request(&theirs, 11, false)).unwrap_err();
+    assert!(matches!(&error, NoLane::Never(text) if text.contains("raise ports_per_peer")), "{error:?}");
+    assert!((0..4).all(|more| fate(&mut node, port(PEER, more)).is_none()), "what stood stays");
 }
 
 #[test]

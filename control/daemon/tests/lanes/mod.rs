@@ -67,7 +67,8 @@ async fn both_ends_get_each_others_part() {
     let subscriber = listening(&mut control).await.subscriber;
     control.client.connect_lane(of_subscriber(subscriber, 0)).await.unwrap();
     let offers = node.told.lock().unwrap().offers.clone();
-    assert_eq!((offers[0].worker, offers[0].to, offers[0].ports), (1, Endpoint::NONE, 1));
+    let name = Endpoint::v4([10, 0, 0, 7], 77);
+    assert_eq!((offers[0].worker, offers[0].to, offers[0].ports), (1, name, 1), "what the node calls it");
     assert_eq!((offers[0].details, offers[0].falls_back), ([7; 64], false));
     assert_eq!((offers[1].worker, offers[1].to), (0, Endpoint::v4([127, 0, 0, 1], 40_000)));
     assert_eq!((offers[1].ports, offers[1].falls_back), (4, true), "its shards are one peer");
@@ -204,6 +205,43 @@ async fn another_offer_replaces_the_lane_and_takes_the_name_from_whoever_had_it(
     assert_eq!((all.len(), all[0].owner), (1, Some(Owner::SessionId(second.session_id))));
     control.client.close_session(CloseSessionRequest { session_id: first.session_id }).await.unwrap();
     assert_eq!(node.told.lock().unwrap().lanes.len(), 1, "it is the other's now");
+}
+
+#[tokio::test]
+async fn a_publisher_gets_no_name_that_leads_to_another_user_not_for_a_moment() {
+    if !rustix::process::geteuid().is_root() {
+        return println!("skipped: a process of another user can only be started by root");
+    }
+    let folder = Folder::new();
+    let (node, mut control) = pair_with(&folder, rdma(1)).await;
+    let other = format!("{RULES}\n[[identity]]\nname = \"other\"\nsubscribe = [\"fills.*\"]\nuids = [{OTHER_USER}]\n");
+    assert!(control.apply(&other).await.in_force);
+    let exe = folder.0.join("other"); // its folder may be one that only we can read
+    std::fs::copy(std::env::current_exe().unwrap(), &exe).unwrap();
+    let mut subscriber = tokio::process::Command::new(exe);
+    subscriber.args(["--exact", "lanes::subscribes_for_another_test", "--ignored"]).uid(OTHER_USER);
+    assert!(subscriber.env("TEST_SOCKET", &control.socket).output().await.unwrap().status.success());
+    let session = opened(&mut control, publish("desk")).await;
+    // The subscriber gets its frames by UDP, so the node knows of no lane that would be in the way.
+    let outcome = control.client.connect_lane(of_session(&session, 0, &[7; 64])).await;
+    refused(outcome, Code::PermissionDenied, "frames of another user go to 10.0.0.7:77");
+    assert_eq!(node.told.lock().unwrap().offers.len(), 0, "the node was asked for a name and for nothing else");
+    control.client.connect_lane(of_session(&session, 0, &[8; 64])).await.unwrap();
+}
+
+/// `nobody`, where Debian has it.
+const OTHER_USER: u32 = 65_534;
+
+/// The other process of the test above.
+#[tokio::test]
+#[ignore = "started by another test"]
+async fn subscribes_for_another_test() {
+    let socket = std::env::var_os("TEST_SOCKET").unwrap();
+    let mut client = tachyon_proto::connect(socket.as_ref()).await.unwrap();
+    let (identity, address) = ("other".into(), "10.0.0.7".into());
+    let base_port = 75; // and its four shards
+    let wish = SubscribeRequest { identity, address, base_port, detached: true, ..subscribe(&["fills.a"]) };
+    client.subscribe(wish).await.unwrap();
 }
 
 #[tokio::test]

@@ -158,11 +158,15 @@ fn answer(told: &mut Told, connection: &Connection, number: u32, request: Reques
             let Tapped { ring, arena, answer } = &told.taps[usize::from(worker)];
             connection.reply_tap(number, answer, [ring.ring_fd(), ring.cursors_fd(), arena.as_fd()])
         }
+        // Where a publisher is, only its details say.
+        Request::ConnectLane(ref lane) if lane.to.is_none() => {
+            let to = Endpoint::v4([10, 0, 0, lane.details[0]], 77);
+            connection.reply_details(number, &LaneAnswer { to, details: [0; 64] })
+        }
         Request::ConnectLane(ref lane) if told.refuse_lane.is_none() => {
             told.log.push(format!("{request:?}"));
             told.offers.push(**lane);
-            // Where a publisher is, only its details say.
-            let to = if lane.to.is_none() { Endpoint::v4([10, 0, 0, lane.details[0]], 77) } else { lane.to };
+            let to = lane.to;
             told.lanes.retain(|other| (other.worker, other.to) != (lane.worker, to));
             told.lanes.push(LaneStatus {
                 worker: lane.worker,

@@ -52,7 +52,8 @@ const STATES: [LaneState; 4] = [LaneState::Connected, LaneState::Waiting, LaneSt
 pub struct LaneRequest {
     /// The worker.
     pub worker: u16,
-    /// Where frames for the peer are addressed to; [`Endpoint::NONE`]: wherever the details say that it is.
+    /// Where frames for the peer are addressed to; [`Endpoint::NONE`]: nothing is to be agreed on, and the answer tells the name
+    /// that the details stand for. So whoever asks can look whose name that is before frames for it go anywhere.
     pub to: Endpoint,
     /// Port numbers from that one on which are the same peer; at least 1.
     pub ports: u16,
@@ -131,7 +132,7 @@ impl DropRecord {
 pub struct LaneAnswer {
     /// Where frames for the peer are addressed to.
     pub to: Endpoint,
-    /// Our part.
+    /// Our part; zeros if only a name was asked for.
     pub details: [u8; LANE_DETAILS_BYTES],
 }
 
