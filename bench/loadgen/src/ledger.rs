@@ -130,6 +130,8 @@ pub struct OurCounts {
     pub offered_frames: u64,
     /// Those among them that the driver then reported as not sent.
     pub send_errors: u64,
+    /// Those among these that may have arrived all the same.
+    pub unknown: u64,
     /// Most frames that one dropped datagram (skb) can stand for.
     pub frames_per_run_max: u64,
     /// Copies that subscribers read out of frames that verified.
@@ -235,7 +237,9 @@ impl Proof {
 
     fn settle_before(&mut self, node: &Ledgers, ours: &OurCounts) {
         let (offered, seen) = (ours.offered_frames, node.frames.total);
-        self.charge(seen.saturating_sub(offered), "frames that the node saw and this program did not offer");
+        // What surely never left cannot have been seen; of what nobody knows, any part can.
+        let most = offered.saturating_sub(ours.send_errors.saturating_sub(ours.unknown));
+        self.charge(seen.saturating_sub(most), "frames that the node saw and this program did not offer");
         self.lost_before = offered.saturating_sub(seen);
         if self.lost_before == 0 {
             return;
@@ -326,6 +330,21 @@ mod tests {
         assert_eq!((of(1590, 0).unaccounted, of(1591, 0).unaccounted), (0, 1), "congestion comes before the device");
         assert_eq!((of(1500, 100).unaccounted, of(1500, 101).unaccounted), (0, 1), "what was refused leaves gaps");
         assert_eq!((of(1499, 0).after, of(1499, 0).unaccounted), (Source::Unknown, 1));
+    }
+
+    #[test]
+    fn of_sends_whose_end_is_unknown_the_node_may_have_seen_any_part_and_of_others_none() {
+        // 110 frames: 98 ended well, 3 surely did not leave, and of 9 nobody knows.
+        let failed = OurCounts { offered_frames: 110, send_errors: 12, unknown: 9, ..ours() };
+        let of = |seen: u64, ours: &OurCounts| {
+            let frames = ledger(seen, seen, &[]);
+            Proof::of(&Ledgers { frames, ..node() }, ours).unaccounted
+        };
+        for (seen, unaccounted) in [(97, 1), (98, 0), (100, 0), (107, 0), (108, 1), (110, 3)] {
+            assert_eq!(of(seen, &failed), unaccounted, "{seen}");
+        }
+        let known = OurCounts { unknown: 0, ..failed };
+        assert_eq!((of(98, &known), of(99, &known), of(97, &known)), (0, 1, 1), "without doubt it is exact");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What publishers count: what they offered, and what the node answered.
 
 use crate::forge::Kind;
+use tachyon_wire::Reason;
 
 /// What was offered in one phase.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,11 +24,26 @@ pub struct Offered {
     pub missed: u64,
     /// Frames that the driver then reported as not sent.
     pub send_errors: u64,
+    /// Those among them that may have arrived all the same.
+    pub unknown: u64,
     /// Frames not offered because a session's numbers were used up.
     pub exhausted: u64,
 }
 
 impl Offered {
+    /// Counts a run of so many frames that did not end well.
+    ///
+    /// A device that had them and saw no good end of theirs may have brought them to the node: what was lost may have been the
+    /// acknowledgement. Of several frames some may have gone before one could not; one alone that was never given to a
+    /// device, or that the node had no room for, is surely not there.
+    pub fn failed(&mut self, frames: u32, reason: Reason) {
+        self.send_errors += u64::from(frames);
+        let went = matches!(reason, Reason::TxCqError | Reason::TxQpReset | Reason::TxTimeout);
+        if went || frames > 1 {
+            self.unknown += u64::from(frames);
+        }
+    }
+
     /// Adds another phase or publisher to this one.
     pub fn merge(&mut self, other: &Self) {
         self.frames += other.frames;
@@ -41,6 +57,7 @@ impl Offered {
         self.behind_max_ns = self.behind_max_ns.max(other.behind_max_ns);
         self.missed += other.missed;
         self.send_errors += other.send_errors;
+        self.unknown += other.unknown;
         self.exhausted += other.exhausted;
     }
 
@@ -71,5 +88,28 @@ impl Replies {
         self.nacks += other.nacks;
         self.heartbeats += other.heartbeats;
         self.anomalies += other.anomalies;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Offered;
+    use tachyon_wire::Reason;
+
+    #[test]
+    fn what_a_device_had_may_have_arrived_and_what_it_never_had_did_not() {
+        let mut offered = Offered::default();
+        for (frames, reason, unknown) in [
+            (1, Reason::TxTimeout, 1),
+            (1, Reason::TxQpReset, 2),
+            (1, Reason::TxCqError, 3),
+            (1, Reason::TxCongestion, 3),
+            (1, Reason::TxSubmitFail, 3),
+            (4, Reason::TxCongestion, 7),
+        ] {
+            offered.failed(frames, reason);
+            assert_eq!(offered.unknown, unknown, "{reason:?}");
+        }
+        assert_eq!(offered.send_errors, 9);
     }
 }

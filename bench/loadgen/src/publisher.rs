@@ -254,8 +254,8 @@ impl<Q: RxQueue + TxQueue> Publisher<Q> {
         let count = self.queue.completions(&mut done);
         for completion in done {
             self.in_flight -= 1;
-            if completion.error.is_some() {
-                self.offered.send_errors += u64::from(completion.token);
+            if let Some(reason) = completion.error {
+                self.offered.failed(completion.token, reason);
             }
             self.pool.put(completion.buffer);
         }

@@ -100,6 +100,7 @@ impl Run {
         OurCounts {
             offered_frames: offered.frames,
             send_errors: offered.send_errors,
+            unknown: offered.unknown,
             frames_per_run_max: u64::from(self.frames_most),
             copies_received: self.heard().iter().map(|heard| heard.copies).sum(),
             gap_frames: subscribers().map(|subscriber| subscriber.gap_frames).sum(),
@@ -190,6 +191,7 @@ impl Run {
                 "socket_overflow": ledgers.socket_overflow,
                 "receive_starved": ledgers.receive_starved,
                 "send_errors": ours.send_errors,
+                "unknown": ours.unknown,
             },
             "lost_after_us": {
                 "copies": proof.lost_after,

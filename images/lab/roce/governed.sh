@@ -47,6 +47,7 @@ run_load() {
     report "$1" $code
 }
 received() { tail -n 1 "/tmp/load.$1" | sed -n 's/.*"received_copies":\([0-9]*\).*/\1/p'; }
+offered() { tail -n 1 "/tmp/load.$1" | sed -n 's/.*"offered_frames":\([0-9]*\).*/\1/p'; }
 has_more() { now=$(received "$1") && [ "${now:-0}" -gt "$2" ]; }
 # Begins a load: as load_by.
 begin_load() {
@@ -90,19 +91,25 @@ for mode in ud rc ring; do
     done
 done
 
-# RDMA's packets are lost and others are not: copies of a lane go by UDP after the last try, and back again.
-block() {
+# RDMA's packets are lost and others are not: copies of a lane go by UDP after the last try, and back again. The queues are there
+# before any load and stay until it is over, because a device drops whatever is sent while its queues are exchanged.
+queues() {
     for name in va vb; do
         tc qdisc replace dev $name root handle 1: prio bands 4
         tc qdisc replace dev $name parent 1:4 netem loss 100%
+    done
+}
+block() {
+    for name in va vb; do
         tc filter add dev $name parent 1: protocol ip u32 match ip protocol 17 0xff match ip dport 4791 0xffff flowid 1:4
     done
 }
-unblock() { for name in va vb; do tc qdisc delete dev $name root; done; }
+unblock() { for name in va vb; do tc filter delete dev $name parent 1:; done; }
 carries() { ctl routes --json >/tmp/routes && grep -q "$1" /tmp/routes; }
 for mode in rc ring; do
     case $mode in rc) lane=rdma_connection ;; ring) lane=rdma_ring ;; esac
     phase "fallback-$mode" 200
+    queues
     begin_load publisher udp 35 --rate 5k
     load=$pid
     must_arrive publisher
@@ -120,9 +127,10 @@ for mode in rc ring; do
     end_load publisher $load
     tell rest status
     must_arrive subscriber # only then does it say what it has
-    say subscriber "$(received subscriber)"
+    say subscriber "$(received subscriber) $(offered subscriber)"
     kill $subscriber
     wait $subscriber || true
+    for name in va vb; do tc qdisc delete dev $name root; done
 done
 
 # Two subscribe to the same; one is killed, and the other has a load and a proof of its own.
@@ -142,6 +150,13 @@ for mode in ud rc ring; do
     end_load witness $load
     tell rest status
 done
+
+# Somebody offers a lane from an address of our network that nobody answers for; the route goes with the link later on.
+phase ways 60
+ip route replace 10.9.3.1/32 dev va
+verbs_ways --a rxea:$a --to 10.9.3.1 --limit 50 >/tmp/ways 2>&1 || say failed "ways: $(tr '\n' ' ' </tmp/ways)"
+ip route delete 10.9.3.1/32 dev va
+say ways "$(tail -n 1 /tmp/ways)"
 
 phase one-memory 60
 verbs_one_memory --a rxea:$a --b rxeb:$b --limit 50 >/tmp/memory 2>&1 || say failed "one memory: $(tr '\n' ' ' </tmp/memory)"

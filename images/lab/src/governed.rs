@@ -43,6 +43,8 @@ const MODES: [(&str, &str, &str, &[&str]); 3] = [
 const FRAME_MESSAGES: u64 = 63;
 /// Of perftest's 64-byte messages a second, the least that ours shall be.
 const RATIO_MIN: f64 = 10.0;
+/// How long the kernel waits at least for a neighbour that does not answer; it gives it a second.
+const LOST_WAY_MS: f64 = 900.0;
 /// Fewest runs of which a median is taken: a program of perftest may fail.
 const RUNS_MIN: usize = 2;
 
@@ -64,7 +66,9 @@ pub fn run(folder: &Path, series: &str, built: &Path, own: &Path) -> Result<Valu
     for program in PROGRAMS {
         bed.program(&format!("/usr/bin/{program}"), &built.join(program))?;
     }
-    bed.program("/usr/bin/verbs_one_memory", &built.join("examples/verbs_one_memory"))?;
+    for example in ["verbs_one_memory", "verbs_ways"] {
+        bed.program(&format!("/usr/bin/{example}"), &built.join("examples").join(example))?;
+    }
     bed.program("/usr/bin/tachyon-lab-capture", &own.join("tachyon-lab-capture"))?;
     let mut job = roce::job(&format!("{}{SCRIPT}", roce::DEVICES));
     for (name, text) in FILES {
@@ -124,6 +128,7 @@ fn judge(outcome: &Outcome) -> Result<Value> {
         }
     }
     faults.look(outcome, "one-memory", |phase| object_of(phase, "memory"));
+    faults.look(outcome, "ways", lost_way);
     let slow = |row: &&Value| row["reached"] == false;
     let missed = rows
         .good
@@ -244,6 +249,7 @@ fn link(phase: &Phase, mode: &str) -> Result<Value> {
     let load = Load::of(phase, "link")?;
     let json = load.json();
     ensure!(load.count("/unaccounted") == 0, "not accounted for: {json}");
+    ensure!(load.is_seen() || mode == "ud", "the node saw other frames than were sent: {json}");
     let ports = object(phase, "status", "down")?;
     ensure!(ports["ports"][0]["state"] == "link_down", "the port without link is {}", ports["ports"][0]);
     let words = roce::said(phase, "link", mode).next().context("the job never said what the link did")?;
@@ -266,6 +272,15 @@ fn disturbed(phase: &Phase, fault: &str, mode: &str) -> Result<Value> {
     ensure!(mode == "ud" || (whole && load.is_clean("copies")), "a connection lost something: {json}");
     ensure!(mode != "ud" || fault != "loss" || !whole, "nothing was lost, so nothing was done to it: {json}");
     Ok(json!({ "fault": fault, "mode": mode, "load": json }))
+}
+
+/// A peer that packets cannot find held up the cold side for less than a tenth of what it holds up whoever asks the kernel.
+fn lost_way(phase: &Phase) -> Result<Value> {
+    let json = object_of(phase, "ways")?;
+    let ms = |key: &str| json[key].as_f64().with_context(|| format!("there is no {key}: {json}"));
+    ensure!(ms("alone_ms")? > LOST_WAY_MS, "the kernel did not wait for anybody: {json}");
+    ensure!(ms("longest_ms")? < LOST_WAY_MS / 10.0, "the cold side was held up: {json}");
+    Ok(json)
 }
 
 /// What the node's own ledgers say once all is over: every copy due was given or has its reason.
@@ -306,9 +321,22 @@ fn fallback(phase: &Phase, copies: &str) -> Result<Value> {
     let (offered, received) = (load.count("/offered_messages"), load.count("/received_copies"));
     ensure!(offered == received, "the publisher's own subscriber lost copies: {}", load.json());
     let ledgers = settled(phase)?;
+    // The subscriber beside it publishes too, now and then, and counts what it offers.
     let subscriber = crate::load::one(phase, "subscriber")?;
+    let counts = roce::numbers(subscriber).filter(|counts| counts.len() == 2);
+    let counts = counts.with_context(|| format!("subscriber is {subscriber:?}"))?;
+    let others = load.count("/ledgers/frames/seen").saturating_sub(load.count("/offered_frames"));
+    #[expect(clippy::cast_precision_loss, reason = "a run has far fewer than 2^53 frames")]
+    let is_theirs = others as f64 <= counts[1];
+    ensure!(
+        is_theirs,
+        "the node saw {others} frames more, and the other program offered {}: {}",
+        counts[1],
+        load.json()
+    );
     Ok(json!({
-        "fault": "fallback", "mode": copies, "offered": offered, "by_udp_alone": received, "subscriber": subscriber,
+        "fault": "fallback", "mode": copies, "offered": offered, "by_udp_alone": received, "subscriber_received": counts[0],
+        "subscriber_offered": counts[1], "others_seen": others,
         "copy_reasons": load.reasons("copies"), "unaccounted": ledgers["unaccounted"],
     }))
 }
@@ -323,11 +351,16 @@ mod tests {
     }
 
     fn load(name: &str, offered: u64, received: u64, unaccounted: u64) -> (&'static str, String) {
+        load_seen(name, offered, offered / 63, received, unaccounted)
+    }
+
+    fn load_seen(name: &str, offered: u64, seen: u64, received: u64, unaccounted: u64) -> (&'static str, String) {
         let report = json!({
             "offered_frames": offered / 63, "offered_messages": offered, "received_copies": received, "active_seconds": 2.0,
             "unaccounted": unaccounted, "subscribers": [{ "gap_frames": 0 }],
+            "lost_before_us": { "send_errors": 12, "unknown": 9 },
             "ledgers": {
-                "frames": { "seen": offered / 63, "reasons": {} }, "messages": { "seen": offered, "reasons": {} },
+                "frames": { "seen": seen, "reasons": {} }, "messages": { "seen": offered, "reasons": {} },
                 "copies": { "due": offered, "reasons": {} },
             },
         });
@@ -354,20 +387,37 @@ mod tests {
 
     #[test]
     fn a_lane_falls_back_and_returns_and_nobody_else_notices() {
-        let told = |udp: &str, received| {
+        let told = |udp: &str, received, theirs: u64| {
             let ledgers = json!({ "unaccounted": 0, "copies": { "held": 0 } });
             let said = [
                 routes("lane", ["udp", "rdma_ring"]),
                 routes("udp", ["udp", udp]),
                 routes("back", ["udp", "rdma_ring"]),
-                load("publisher", 63_000, received, 1),
+                load_seen("publisher", 63_000, 1_002, received, 2),
                 ("status", format!("rest {}", json!({ "ledgers": ledgers }))),
-                ("subscriber", "ring 5000".to_owned()),
+                ("subscriber", format!("5000 {theirs}")),
             ];
             fallback(&phase(&said), "rdma_ring")
         };
-        told("udp (fell back)", 63_000).unwrap();
-        assert!(told("rdma_ring", 63_000).is_err() && told("udp (fell back)", 62_999).is_err());
+        assert_eq!(told("udp (fell back)", 63_000, 2).unwrap()["others_seen"], 2);
+        assert!(told("udp (fell back)", 63_000, 1).is_err(), "somebody sent what nobody offered");
+        assert!(told("rdma_ring", 63_000, 2).is_err() && told("udp (fell back)", 62_999, 2).is_err());
+    }
+
+    #[test]
+    fn what_ended_without_an_answer_may_be_there_or_not_and_all_else_is_exact() {
+        let of = |seen| {
+            let down = json!({ "ports": [{ "state": "link_down" }] });
+            let said = [
+                load_seen("link", 63_000, seen, 63_000, 0),
+                ("status", format!("down {down}")),
+                ("link", "rc 100 1".to_owned()),
+                ("lanes", format!("up {}", json!({ "lanes": [{ "state": "connected" }] }))),
+            ];
+            link(&phase(&said), "rc").is_ok()
+        };
+        // Of 1,000 frames 988 ended well, 3 never left, and of 9 nobody knows.
+        assert!(!of(987) && of(988) && of(997) && !of(998) && !of(1_000));
     }
 
     #[test]
@@ -377,6 +427,15 @@ mod tests {
         };
         assert!(of("rc", 63_000, 0) && !of("rc", 62_937, 0) && !of("rc", 63_000, 1));
         assert!(of("ud", 62_937, 0) && !of("ud", 63_000, 0) && !of("ud", 62_937, 1));
+    }
+
+    #[test]
+    fn a_way_that_nobody_finds_holds_up_only_who_asks_the_kernel() {
+        let of = |longest: f64, alone: f64| {
+            let ways = json!({ "longest_ms": longest, "alone_ms": alone });
+            lost_way(&phase(&[("ways", ways.to_string())])).is_ok()
+        };
+        assert!(of(12.5, 1_004.0) && !of(1_002.0, 1_004.0) && !of(0.1, 3.0));
     }
 
     #[test]

@@ -40,10 +40,19 @@ impl Load {
             "due": report["ledgers"]["copies"]["due"], "given": report["ledgers"]["copies"]["given"],
             "received": report["received_copies"], "unaccounted": report["unaccounted"],
             "lost_before": report["lost_before_us"]["frames"], "lost_before_by": report["lost_before_us"]["source"],
+            "send_errors": report["lost_before_us"]["send_errors"], "unknown": report["lost_before_us"]["unknown"],
             "lost_after": report["lost_after_us"]["copies"], "lost_after_by": report["lost_after_us"]["source"],
             "frame_reasons": self.reasons("frames"), "message_reasons": self.reasons("messages"),
             "copy_reasons": self.reasons("copies"), "findings": report["findings"],
         })
+    }
+
+    /// Whether the node saw what was offered: all that left, and of what may have left or not any part.
+    pub(crate) fn is_seen(&self) -> bool {
+        let [offered, seen] = ["/offered_frames", "/ledgers/frames/seen"].map(|path| self.count(path));
+        let [errors, unknown] = ["send_errors", "unknown"].map(|name| self.count(&format!("/lost_before_us/{name}")));
+        let left = offered.saturating_sub(errors);
+        (left..=left.saturating_add(unknown)).contains(&seen)
     }
 
     /// Whether nothing was refused for any of a ledger's reasons.
