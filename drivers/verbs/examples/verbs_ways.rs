@@ -10,6 +10,7 @@
 //! It ends by itself: 0 done, 2 bad arguments, no device, an answer, or the limit.
 #![expect(clippy::print_stdout, reason = "printing the result is what it is for")]
 
+#[allow(dead_code, reason = "each program uses its own part")]
 mod ends;
 
 use ends::{At, port};

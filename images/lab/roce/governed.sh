@@ -5,7 +5,11 @@ ctl() { timeout 20 tachyon --socket /run/tachyon/control.sock "$@"; }
 tell() {
     name=$1
     shift
-    for what in "$@"; do say "$what" "$name $(ctl "$what" --json)"; done
+    for what in "$@"; do
+        asked=$(cut -d' ' -f1 /proc/uptime)
+        say "$what" "$name $(ctl "$what" --json)"
+        say took "$what $asked $(cut -d' ' -f1 /proc/uptime)"
+    done
 }
 connected() { ctl status | grep -q '^data plane *connected'; }
 
@@ -69,6 +73,25 @@ end_load() {
     report "$1" $code
 }
 
+# Hundredths of a second that both processors spent in programs, in the kernel for them, in its packets, and idle; then those that a
+# process spent in itself and in the kernel: PID...
+spent() {
+    figures=$(awk '/^cpu / { print $2 + $3, $4, $7 + $8, $5 + $6 }' /proc/stat)
+    for pid in "$@"; do figures="$figures $(sed 's/.*) //' "/proc/$pid/stat" | cut -d' ' -f12,13)"; done
+    echo "$figures"
+}
+# What a frame costs, and who: MODE. The load's processor is shared with whoever looks, so this is a run of its own.
+profile() {
+    begin_load profile "$1" 8 --rate max
+    load=$pid
+    must_arrive profile
+    sleep 1
+    before="$(offered profile) $(spent $tachyond $load)"
+    sleep 4
+    say spent "$1 $before $(offered profile) $(spent $tachyond $load)"
+    wait $load || true
+}
+
 phase node 90
 mkdir -p /run/tachyon
 tachyond --config /etc/tachyon/node.toml >/tmp/tachyond 2>&1 &
@@ -86,9 +109,11 @@ for mode in ud rc ring; do
     for run in 1 2 3; do
         kill -STOP $tachyond $control
         theirs $mode 64 bw $STREAMED || say skipped "perftest $run"
+        theirs $mode 4096 bw $STREAMED || say skipped "perftest $run" # what a frame is to the device
         kill -CONT $tachyond $control
         run_load rate $mode 3 --rate max
     done
+    profile $mode
 done
 
 # RDMA's packets are lost and others are not: copies of a lane go by UDP after the last try, and back again. The queues are there

@@ -39,7 +39,8 @@ const MODES: [(&str, &str, &str, &[&str]); 3] = [
     ),
 ];
 
-/// Messages of a frame at a path MTU of 4096.
+/// Bytes of a frame and messages in it at a path MTU of 4096.
+const FRAME_BYTES: u64 = 4_096;
 const FRAME_MESSAGES: u64 = 63;
 /// Of perftest's 64-byte messages a second, the least that ours shall be.
 const RATIO_MIN: f64 = 10.0;
@@ -153,11 +154,13 @@ fn object_of(phase: &Phase, key: &str) -> Result<Value> {
 /// time as a median.
 fn row(phase: &Phase, mode: &str) -> Result<Value> {
     // Its last column is millions of messages a second. A ring's packets have no like that its reader is told of but a send.
-    let lines: Vec<&str> =
-        phase.said.iter().filter(|(key, _)| key == "perftest").map(|(_, line)| line.as_str()).collect();
-    let figures = lines.iter().filter_map(|line| Some(roce::numbers(line.splitn(4, ' ').nth(3)?)?.last()? * 1e6));
-    let theirs =
-        roce::median(figures.collect(), RUNS_MIN).with_context(|| format!("of perftest there are {lines:?}"))?;
+    let perftest = |bytes: u64| {
+        let name = format!("{mode} {bytes}");
+        let lines: Vec<&str> = roce::said(phase, "perftest", &name).collect();
+        let figures = lines.iter().filter_map(|line| Some(roce::numbers(line.split_once(' ')?.1)?.last()? * 1e6));
+        roce::median(figures.collect(), RUNS_MIN).with_context(|| format!("of perftest {name} there are {lines:?}"))
+    };
+    let (theirs, packets) = (perftest(64)?, perftest(FRAME_BYTES)?);
     let mut rates = Vec::new();
     let mut loads = Vec::new();
     for text in roce::said(phase, "load", "rate") {
@@ -179,7 +182,25 @@ fn row(phase: &Phase, mode: &str) -> Result<Value> {
         "governed": true, "mode": mode, "bytes": 64, "messages_per_frame": FRAME_MESSAGES, "messages_per_second": rate.round(),
         "perftest_messages_per_second": theirs.round(), "ratio": ratio, "reached": ratio >= RATIO_MIN,
         "runs": rates.iter().map(|rate| rate.round()).collect::<Vec<_>>(), "loads": loads,
+        "perftest_frames_per_second": packets.round(),
+        // A frame crosses the veth twice; this part of its time is what perftest takes for two of its packets.
+        "two_hops_share": roce::rounded(2.0 * rate / (packets * 63.0)), "frame_us": spent(phase, mode)?,
     }))
+}
+
+/// What a frame takes at the greatest rate, in µs of processor time: of both processors as a whole and of the node's and the load's
+/// process, each in itself and in the kernel.
+fn spent(phase: &Phase, mode: &str) -> Result<Value> {
+    let line = roce::said(phase, "spent", mode).next().context("the job never said what a frame costs")?;
+    let counts =
+        roce::numbers(line).filter(|counts| counts.len() == 18).with_context(|| format!("spent is {line:?}"))?;
+    let (before, after) = counts.split_at(9);
+    let frames = after[0] - before[0];
+    ensure!(frames > 0.0, "no frame was sent while it was looked: {line}");
+    let names = ["programs", "system", "packets", "idle", "node", "node_system", "load", "load_system"];
+    // They are told in hundredths of a second.
+    let each = |at: usize| roce::rounded((after[at + 1] - before[at + 1]) * 1e4 / frames);
+    Ok(names.iter().enumerate().map(|(at, name)| ((*name).to_owned(), json!(each(at)))).collect())
 }
 
 /// A load at a rate that everybody can follow: exact, over the lanes that were asked for, in packets that were on the wire.
@@ -371,12 +392,16 @@ mod tests {
     fn a_row_is_what_arrived_beside_perftest_and_is_accounted_for() {
         let of = |received, unaccounted| {
             let perftest = ("perftest", "rc 64 ib_send_bw 64 2048 2.4 0.9 0.003150".to_owned());
-            let turn = [perftest, load("rate", 63_000, received, unaccounted)];
-            row(&phase(&[turn.clone(), turn].concat()), "rc")
+            let frames = ("perftest", "rc 4096 ib_send_bw 4096 2048 2.4 0.9 0.001000".to_owned());
+            let turn = [perftest, frames, load("rate", 63_000, received, unaccounted)];
+            let spent = ("spent", "rc 100 1 2 3 4 5 6 7 8 1100 101 202 303 4 55 66 77 88".to_owned());
+            row(&phase(&[turn.as_slice(), &turn, &[spent]].concat()), "rc")
         };
         let good = of(63_000, 0).unwrap();
         assert_eq!((&good["messages_per_second"], &good["ratio"]), (&json!(31_500.0), &json!(10.0)));
         assert_eq!((&good["governed"], &good["reached"]), (&json!(true), &json!(true)));
+        assert_eq!((&good["two_hops_share"], &good["frame_us"]["packets"]), (&json!(1.0), &json!(3_000.0)));
+        assert_eq!((&good["frame_us"]["node"], &good["frame_us"]["load_system"]), (&json!(500.0), &json!(800.0)));
         assert_eq!(of(31_500, 0).unwrap()["reached"], false, "what did not arrive is no rate");
         assert!(of(63_000, 1).is_err());
     }
