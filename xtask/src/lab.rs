@@ -146,6 +146,10 @@ fn print_governed(result: &Value) {
             row["perftest_messages_per_second"],
             row["ratio"]
         );
+        println!(
+            "        of a frame's time perftest needs {} for two such packets; in processor time it takes, in us, {}",
+            row["two_hops_share"], row["frame_us"]
+        );
     }
     for told in ["ways", "faults"] {
         result[told].as_array().into_iter().flatten().for_each(|one| println!("  {one}"));
