@@ -44,6 +44,11 @@
 #define PREFILTER_TO_QUEUE 1
 /* ... or to the one whose index is queue * shard_count + shard. Where there is none, to the kernel. */
 #define PREFILTER_TO_SHARD 2
+/*
+ * Everything that is not dropped, whoever it is for, goes to the socket whose index is the receive queue: the interface belongs to
+ * a program that is its own neighbour, such as DPDK's.
+ */
+#define PREFILTER_ALL_TO_QUEUE 3
 
 /* Session flag: opened by another node, so its frames may carry a route. */
 #define PREFILTER_SESSION_NODE 1

@@ -98,12 +98,13 @@ struct {
     __array(values, struct topic_words);
 } topics SEC(".maps");
 
+// Under the name by which DPDK's AF_XDP driver looks for it in a program that it is given.
 struct {
     __uint(type, BPF_MAP_TYPE_XSKMAP);
     __uint(max_entries, PREFILTER_SOCKETS_MAX);
     __type(key, __u32);
     __type(value, __u32);
-} sockets SEC(".maps");
+} xsks_map SEC(".maps");
 
 // No end: the next check decides.
 #define GO_ON 0
@@ -459,14 +460,22 @@ static __always_inline __u32 judge(struct xdp_md *ctx, struct datagram *found)
     return end != GO_ON ? end : judge_datagram(ctx, found);
 }
 
-// Gives a good frame to the socket of its queue or shard, if one is there.
-static __always_inline __u32 deliver(struct xdp_md *ctx, __u16 shard)
+// Whether a packet that is not dropped is one for a socket.
+static __always_inline int is_for_socket(__u32 end, const struct datagram *found)
+{
+    if (config.deliver == PREFILTER_ALL_TO_QUEUE)
+        return end == PREFILTER_PASSED_OURS || end == PREFILTER_PASSED_FOREIGN;
+    return config.deliver != PREFILTER_TO_KERNEL && end == PREFILTER_PASSED_OURS && found->vlan == 0;
+}
+
+// Gives a packet to the socket of its queue or shard, if one is there, and else ends it as it would have.
+static __always_inline __u32 deliver(struct xdp_md *ctx, __u16 shard, __u32 end)
 {
     __u32 index = ctx->rx_queue_index;
 
     if (config.deliver == PREFILTER_TO_SHARD)
         index = index * config.shard_count + shard;
-    return bpf_redirect_map(&sockets, index, XDP_PASS) == XDP_REDIRECT ? PREFILTER_REDIRECTED : PREFILTER_PASSED_OURS;
+    return bpf_redirect_map(&xsks_map, index, XDP_PASS) == XDP_REDIRECT ? PREFILTER_REDIRECTED : end;
 }
 
 // With `frags` a device may hand over packets in several pieces, as it does with large MTUs.
@@ -481,8 +490,8 @@ int tachyon_prefilter(struct xdp_md *ctx)
         return XDP_PASS;
     counted->ends[PREFILTER_SEEN]++;
     end = judge(ctx, &found);
-    if (config.deliver != PREFILTER_TO_KERNEL && end == PREFILTER_PASSED_OURS && found.vlan == 0)
-        end = deliver(ctx, found.shard);
+    if (is_for_socket(end, &found))
+        end = deliver(ctx, found.shard, end);
     if (end >= PREFILTER_ENDS)
         end = TACHYON_E_INTERNAL_INVARIANT;
     counted->ends[end]++;

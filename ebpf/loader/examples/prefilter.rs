@@ -1,21 +1,25 @@
-//! The pre-filter by hand: `cargo run -p tachyon-loader --example prefilter -- attach|show|detach INTERFACE`, as root.
+//! The pre-filter by hand: `cargo run -p tachyon-loader --example prefilter -- attach|generic|show|detach INTERFACE`, as
+//! root; `verify` without an interface says in JSON what the kernel's verifier had to do.
 //!
 //! What it attaches knows no session, so every frame is dropped for E_AUTH_NO_SESSION and everything else passes: enough to
 //! see the ledger move.
 #![allow(clippy::print_stdout, reason = "its output is its purpose")]
 
 use std::{env, error::Error, path::Path};
-use tachyon_loader::{Config, Content, Prefilter};
+use tachyon_loader::{Config, Content, Effort, Prefilter, Program};
 use tachyon_wire::Reason;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let words: Vec<String> = env::args().skip(1).collect();
+    if words == ["verify"] {
+        return verify();
+    }
     let [command, interface] = words.as_slice() else {
-        return Err("say what to do, and where: attach|show|detach INTERFACE".into());
+        return Err("say what to do, and where: attach|generic|show|detach INTERFACE, or verify".into());
     };
-    let config = Config::default();
+    let config = Config { native_allowed: command != "generic", ..Config::default() };
     match command.as_str() {
-        "attach" => {
+        "attach" | "generic" => {
             let filter = Prefilter::attach(interface, &config, &Content::default())?;
             println!("{interface} had: {:?}", filter.found());
             if let Some(why) = filter.why_generic() {
@@ -25,8 +29,31 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         "show" => show(&there(interface, &config.pins)?),
         "detach" => Ok(there(interface, &config.pins)?.detach()?),
-        other => Err(format!("{other} is none of attach, show and detach").into()),
+        other => Err(format!("{other} is none of attach, generic, show, detach and verify").into()),
     }
+}
+
+/// One JSON object: the kernel, and of the program what its verifier counted and how large it became.
+fn verify() -> Result<(), Box<dyn Error>> {
+    let config = Config::default();
+    let effort = Effort::of(&config)?;
+    let facts = Program::load(&config, &Content::default())?.facts()?;
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    println!(
+        "{{\"kernel\":\"{}\",\"verified_instructions\":{},\"states\":{},\"states_peak\":{},\
+         \"states_per_instruction_max\":{},\"stack_bytes\":\"{}\",\"verifier_us\":{},\
+         \"translated_bytes\":{},\"jited_bytes\":{}}}",
+        kernel.trim(),
+        effort.instructions,
+        effort.states,
+        effort.states_peak,
+        effort.states_per_instruction_max,
+        effort.stack_bytes,
+        effort.micros,
+        facts.translated_bytes,
+        facts.jited_bytes
+    );
+    Ok(())
 }
 
 fn there(interface: &str, pins: &Path) -> Result<Prefilter, Box<dyn Error>> {

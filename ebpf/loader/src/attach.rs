@@ -112,6 +112,12 @@ impl Prefilter {
         Ok(Some(Self { interface, ifindex, config, program, link, found: Found::Same, why_generic: None }))
     }
 
+    /// A program that somebody else put onto an interface.
+    pub(crate) fn of_others(interface: &str, ifindex: u32, config: &Config, program: Program) -> Self {
+        let (interface, config, found) = (interface.to_owned(), config.clone(), Found::Same);
+        Self { interface, ifindex, config, program, link: None, found, why_generic: None }
+    }
+
     /// What was on the interface before.
     #[must_use]
     pub fn found(&self) -> Found {

@@ -13,6 +13,9 @@ pub enum Deliver {
     ByQueue,
     /// To the AF_XDP socket whose index is queue × shard count + shard; to the kernel where there is none.
     ByShard,
+    /// Everything that is not dropped, whoever it is for, to the AF_XDP socket whose index is the receive queue; to the kernel
+    /// where there is none. For interfaces that belong to a program which is its own neighbour.
+    AllByQueue,
 }
 
 /// How many frames a source may send, on each CPU that its packets come to.
@@ -142,6 +145,7 @@ impl Config {
             Deliver::Kernel => contract::TO_KERNEL,
             Deliver::ByQueue => contract::TO_QUEUE,
             Deliver::ByShard => contract::TO_SHARD,
+            Deliver::AllByQueue => contract::ALL_TO_QUEUE,
         };
         let mut bytes = Vec::with_capacity(CONFIG_BYTES);
         bytes.extend(contract::VERSION.to_ne_bytes());

@@ -21,6 +21,7 @@
 #![deny(unsafe_code)]
 
 mod attach;
+mod beside;
 mod config;
 mod counters;
 mod place;
@@ -28,12 +29,15 @@ mod program;
 #[allow(unsafe_code, reason = "libbpf-rs has no safe form of these calls")]
 mod sys;
 mod tables;
+mod verifier;
 
 pub use attach::{Found, Mode, Prefilter, Status};
+pub use beside::object;
 pub use config::{Config, Deliver, Rate};
 pub use counters::Counters;
 pub use program::{Content, Facts, Program, RunTimes, TestRun, Verdict};
-pub use tables::{Prefix, Session, Tables, TopicBlocks};
+pub use tables::{DenyDraft, Prefix, Session, Tables, TopicBlocks};
+pub use verifier::Effort;
 
 /// Numbers of the contract with the program, from `ebpf/prefilter/contract.h`.
 pub mod contract {

@@ -114,20 +114,7 @@ impl Program {
 
     /// Loads the program with the tables of another one of the same layout.
     pub(crate) fn load_over(config: &Config, tables: Option<&Tables>) -> Result<Self> {
-        let mut object = opened()?;
-        let image = config.image(layout(&object, config.generation), build())?;
-        for mut map in object.maps_mut() {
-            let name = map.name().to_string_lossy().into_owned();
-            if name.ends_with(CONSTANTS) {
-                let place = map.initial_value_mut().filter(|place| place.len() == image.0.len());
-                let place =
-                    place.ok_or_else(|| LoaderError(format!("the program's {name} is not its configuration")))?;
-                place.copy_from_slice(&image.0);
-            } else if let Some(table) = tables.and_then(|tables| tables.named(&name)) {
-                map.reuse_fd(table.as_fd()).doing(|| format!("the program cannot take over the table {name}"))?;
-            }
-        }
-        let object = object.load().doing(|| {
+        let object = prepared(config, tables)?.load().doing(|| {
             "the kernel refuses the pre-filter (run as root on Linux 6.1 or newer; the verifier's words are above)"
                 .to_owned()
         })?;
@@ -210,6 +197,29 @@ fn opened() -> Result<OpenObject> {
     let mut builder = ObjectBuilder::default();
     let named = builder.name("prefilter").doing(|| "the pre-filter's name".to_owned())?;
     named.open_memory(&OBJECT.0).doing(|| "the pre-filter's object file cannot be read".to_owned())
+}
+
+/// The object file with its constants filled in, and with these tables in place of new ones.
+pub(crate) fn prepared(config: &Config, tables: Option<&Tables>) -> Result<OpenObject> {
+    let mut object = opened()?;
+    let image = config.image(layout(&object, config.generation), build())?;
+    for mut map in object.maps_mut() {
+        let name = map.name().to_string_lossy().into_owned();
+        if name.ends_with(CONSTANTS) {
+            let place = map.initial_value_mut().filter(|place| place.len() == image.0.len());
+            let place = place.ok_or_else(|| LoaderError(format!("the program's {name} is not its configuration")))?;
+            place.copy_from_slice(&image.0);
+        } else if let Some(table) = tables.and_then(|tables| tables.named(&name)) {
+            map.reuse_fd(table.as_fd()).doing(|| format!("the program cannot take over the table {name}"))?;
+        }
+    }
+    Ok(object)
+}
+
+/// The object file as it was compiled, and what its constants are to be.
+pub(crate) fn plain(config: &Config) -> Result<(Vec<u8>, Image)> {
+    let image = config.image(layout(&opened()?, config.generation), build())?;
+    Ok((OBJECT.0.to_vec(), image))
 }
 
 /// FNV-1a: it tells builds apart and protects nothing.

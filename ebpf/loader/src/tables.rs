@@ -137,7 +137,7 @@ impl Tables {
             source_rates: take("source_rates")?,
             deny: take("deny")?,
             topics: take("topics")?,
-            sockets: take("sockets")?,
+            sockets: take("xsks_map")?,
         };
         Ok((tables, image))
     }
@@ -151,7 +151,7 @@ impl Tables {
             ("source_rates", &self.source_rates),
             ("deny", &self.deny),
             ("topics", &self.topics),
-            ("sockets", &self.sockets),
+            ("xsks_map", &self.sockets),
         ]
     }
 
@@ -210,18 +210,17 @@ impl Tables {
     /// # Errors
     /// More than a million prefixes, or no memory for them; the list in force stays.
     pub fn deny_replace(&self, prefixes: &[Prefix]) -> Result<()> {
-        let flags = libbpf_sys::BPF_F_NO_PREALLOC;
-        let list = made(MapType::LpmTrie, "deny_list", PREFIX_KEY, 1, contract::PREFIXES_MAX, flags)?;
-        for batch in prefixes.chunks(BATCH) {
-            let keys: Vec<u8> = batch.iter().flat_map(Prefix::key).collect();
-            let values = vec![1; batch.len()];
-            let count = u32::try_from(batch.len()).unwrap_or(u32::MAX); // at most BATCH
-            let put = list.update_batch(&keys, &values, count, MapFlags::ANY, MapFlags::ANY);
-            put.doing(|| {
-                format!("a deny list of {} prefixes cannot be made, {} fit", prefixes.len(), contract::PREFIXES_MAX)
-            })?;
-        }
-        put_in_force(&self.deny, &list)
+        let draft = DenyDraft::new()?;
+        prefixes.chunks(BATCH).try_for_each(|batch| draft.add(batch))?;
+        self.deny_put(&draft)
+    }
+
+    /// Puts a list in force that was made slice by slice. It stays as it is then: further additions take effect at once.
+    ///
+    /// # Errors
+    /// The kernel refuses; the list in force stays.
+    pub fn deny_put(&self, draft: &DenyDraft) -> Result<()> {
+        put_in_force(&self.deny, &draft.0)
     }
 
     /// Denies one more prefix.
@@ -286,6 +285,37 @@ impl Tables {
     #[must_use]
     pub fn xskmap(&self) -> BorrowedFd<'_> {
         self.sockets.as_fd()
+    }
+}
+
+/// A deny list that is being made and is not in force yet. A million prefixes take about a second, so whoever has something else to
+/// do adds them in slices.
+#[derive(Debug)]
+pub struct DenyDraft(MapHandle);
+
+impl DenyDraft {
+    /// An empty list.
+    ///
+    /// # Errors
+    /// The kernel has no memory.
+    pub fn new() -> Result<Self> {
+        let flags = libbpf_sys::BPF_F_NO_PREALLOC;
+        Ok(Self(made(MapType::LpmTrie, "deny_list", PREFIX_KEY, 1, contract::PREFIXES_MAX, flags)?))
+    }
+
+    /// Adds these prefixes, by one call.
+    ///
+    /// # Errors
+    /// The list is full, or the kernel has no memory.
+    pub fn add(&self, prefixes: &[Prefix]) -> Result<()> {
+        if prefixes.is_empty() {
+            return Ok(());
+        }
+        let keys: Vec<u8> = prefixes.iter().flat_map(Prefix::key).collect();
+        let values = vec![1; prefixes.len()];
+        let count = u32::try_from(prefixes.len()).unwrap_or(u32::MAX);
+        let put = self.0.update_batch(&keys, &values, count, MapFlags::ANY, MapFlags::ANY);
+        put.doing(|| format!("a deny list cannot be made that long, {} prefixes fit", contract::PREFIXES_MAX))
     }
 }
 

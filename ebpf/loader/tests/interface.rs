@@ -11,12 +11,15 @@ mod lane;
 
 use bed::{PORT, SHARD, endpoint, frame};
 use lane::{DENIED, Lane, RECEIVER, SENDER, within};
+use libbpf_rs::{Xdp, XdpFlags};
+use rustix::net::{AddressFamily, SocketType, netdevice};
 use std::{
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsFd,
     time::Duration,
 };
-use tachyon_loader::{Config, Content, Found, Mode, Prefilter, Prefix, Session, TopicBlocks};
+use tachyon_loader::{Config, Content, Found, Mode, Prefilter, Prefix, Program, Session, TopicBlocks};
 use tachyon_wire::{Endpoint, Reason};
 
 const SESSION: u32 = 0x0001_0001;
@@ -197,6 +200,41 @@ fn what_stands_in_the_way_is_said() {
     let error = attach("lo", &Config { pins: elsewhere, ..config(&lane) }).expect_err("taken");
     assert!(error.0.contains("somebody else's"), "{error}");
     within(&to, || generic.detach()).expect("detached");
+}
+
+/// As DPDK's driver attaches what it is given: without a link, so that it stays when its process dies.
+#[test]
+fn what_somebody_else_attached_is_found_kept_and_swept_away() {
+    if !lane::can_be_made() {
+        return;
+    }
+    let lane = Lane::new();
+    let (from, to) = (lane.sender(), lane.receiver());
+    let config = config(&lane);
+    let beside = || within(&to, || Prefilter::beside("b", &config)).expect("it can be asked");
+    let sweep = || within(&to, || Prefilter::sweep("b"));
+    assert!(beside().is_none() && !sweep().expect("nothing to do"));
+    let program = Program::load(&config, &Content::default()).expect("loaded");
+    within(&to, || {
+        let asked = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None).expect("a socket");
+        let index = netdevice::name_to_index(&asked, "b").expect("an interface");
+        Xdp::new(program.as_fd()).attach(index.cast_signed(), XdpFlags::NONE)
+    })
+    .expect("attached");
+    let filter = beside().expect("it is ours");
+    filter.tables().session_add(&pinned()).unwrap();
+    let (sender, receiver) = (socket(&from, SENDER, 0), socket(&to, RECEIVER, PORT));
+    sender.send_to(b"junk", (RECEIVER, PORT)).unwrap();
+    sender.send_to(&good(), (RECEIVER, PORT)).unwrap();
+    assert_eq!(received(&receiver), good());
+    assert_eq!(filter.tables().counters().unwrap().dropped(Reason::BadFrame), 1);
+    assert_eq!(within(&to, || filter.status()).expect("a status").mode, Mode::Native);
+    drop(program);
+    assert!(sweep().expect("swept") && beside().is_none());
+    // One that is held by a link is nobody else's.
+    let own = within(&to, || Prefilter::attach("b", &config, &Content::default())).expect("attached");
+    assert!(sweep().is_err() && within(&to, || own.status()).is_ok());
+    within(&to, || own.detach()).expect("detached");
 }
 
 #[test]

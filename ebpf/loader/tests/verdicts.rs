@@ -293,6 +293,29 @@ fn a_rate_that_the_clock_cannot_keep_is_refused() {
     }
 }
 
+/// The interface of a program that is its own neighbour: what is not dropped is its, ARP and tagged packets too.
+#[test]
+fn where_everything_goes_to_the_queue_only_junk_does_not() {
+    if !bed::is_root() {
+        return;
+    }
+    let frame = good(OPEN);
+    let config = Config { deliver: Deliver::AllByQueue, ..Config::default() };
+    let mut bed = Bed::new(&config, &Content { sessions: &sessions(), ..Content::default() });
+    let arp = with(v4(&frame), 12, &[0x08, 0x06]);
+    let tagged = inserted(v4(&frame), 12, &[0x81, 0x00, 0, 5]);
+    assert_eq!([bed.judge(&v4(&frame)), bed.judge(&arp)], [Ours, Foreign], "without a socket the kernel has it");
+    let socket = socket(AddressFamily::XDP, SocketType::RAW, None).expect("an AF_XDP socket");
+    bed.program.tables().socket_add(0, &socket).expect("the socket fits");
+    for (what, packet) in
+        [("a frame", v4(&frame)), ("ARP", arp), ("a tagged frame", tagged), ("ssh", with(v4(&frame), 36, &[0, 22]))]
+    {
+        assert_eq!(bed.judge(&packet), End::Redirected, "{what}");
+    }
+    assert_eq!(bed.judge(&v4(b"junk")), BAD);
+    assert_eq!(bed.judge(&packet(address(ELSEWHERE), PORT, &good(99))), NO_SESSION);
+}
+
 /// Packets of a test run come on queue 0, so the socket of shard 3 is number 3.
 #[test]
 fn frames_go_to_the_socket_of_their_queue_or_shard() {
