@@ -41,6 +41,8 @@ pub(crate) struct Lane {
     /// Frames may be sent: the link is there.
     can_send: bool,
     checksum: UdpChecksum,
+    /// What packets may be that come here.
+    checked: Checked,
     /// Longest packet to send, Ethernet header included.
     packet_bytes_max: u32,
     /// Buffers that the kernel shall have to fill, and has.
@@ -64,6 +66,7 @@ impl Lane {
             interface,
             can_send: true,
             checksum: if udp_checksum { UdpChecksum::Compute } else { UdpChecksum::None },
+            checked: Checked::default(),
             packet_bytes_max: 0,
             fill_target,
             filling: 0,
@@ -78,6 +81,8 @@ impl Lane {
     /// Uses this socket from now on; the one before was closed.
     pub(crate) fn attach(&mut self, socket: Socket, buffers: &Buffers) {
         self.packet_bytes_max = longest_packet(&self.interface, &socket, buffers);
+        // What a device put into our memory itself came by a wire; what the kernel copies may be of a program beside us.
+        self.checked.partial = !socket.zero_copy;
         self.socket = Some(socket);
         (self.filling, self.in_flight, self.staged) = (0, 0, false);
     }
@@ -131,7 +136,7 @@ impl Lane {
                     join(&mut self.joining, seat, self.port, buffers, (number, start, desc.len), more)
                 };
                 if let Some(whole) = whole {
-                    take(&self.receiver, seat, self.port, buffers, whole, into);
+                    take((&self.receiver, self.checked), seat, self.port, buffers, whole, into);
                 }
             }
             if into.len() >= end {
@@ -304,7 +309,7 @@ pub(crate) fn next_of(pool: &mut Pool, buffers: &mut Buffers) -> Option<u32> {
 /// Hands a packet's frame on, or counts what the packet is instead.
 #[inline(always)]
 fn take(
-    receiver: &Receiver,
+    (receiver, checked): (&Receiver, Checked),
     seat: Seat<'_>,
     port: u8,
     buffers: &mut Buffers,
@@ -312,7 +317,7 @@ fn take(
     into: &mut RxBatch,
 ) {
     let packet = &buffers.bytes(number)[start as usize..(start + len) as usize];
-    match receiver.find(packet, Checked::default()) {
+    match receiver.find(packet, checked) {
         Ok(found) if seat.shards.get(usize::from(found.shard)) == Some(&true) => {
             let buffer = buffers.hand_out(number);
             let (offset, len) = (start + found.offset, found.len);

@@ -283,6 +283,9 @@ fn packets_longer_than_a_buffer_are_counted_and_not_sent() {
     let Some(cable) = Cable::new(9_000) else { return };
     let socket = cable.socket(there());
     let mut us = Station::open(&Setup { stride: 8_192, ..Setup::new(&[0]) });
+    if !us.takes_pieces() {
+        return;
+    }
     assert!(us.degraded.iter().any(|line| line.contains("make the arena's buffers longer")), "{:?}", us.degraded);
     assert_eq!(us.frame_bytes_max, 8_192 - 256 - 22 - 14 - 48);
     us.until("it is counted", |us| {

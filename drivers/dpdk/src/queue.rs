@@ -386,7 +386,7 @@ const UDP_GOOD: u64 = sys::RTE_MBUF_F_RX_L4_CKSUM_GOOD as u64;
 /// checksum either, nor has what is no UDP at all, and each is to be counted as what it is.
 #[inline(always)]
 const fn checked(flags: u64) -> Checked {
-    Checked { ip: flags & IP_MASK == IP_GOOD, udp: flags & UDP_MASK == UDP_GOOD }
+    Checked { ip: flags & IP_MASK == IP_GOOD, udp: flags & UDP_MASK == UDP_GOOD, partial: false }
 }
 
 /// Counts a packet that is no frame for this node, tells the cold side if it wants an answer, and gives its buffer back.

@@ -20,13 +20,17 @@ const FRAGMENT_BITS: u16 = 0x3fff;
 /// IPv6 next headers that are extensions (IANA's list of extension header types).
 const EXTENSIONS: [u8; 11] = [0, 43, 44, 50, 51, 60, 135, 139, 140, 253, 254];
 
-/// What the device already verified of a packet, so that it need not be done again.
+/// What is known of a packet's checksums before anybody looks: what the device already verified, so that it need not be done again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Checked {
     /// The IPv4 header checksum.
     pub ip: bool,
     /// The UDP checksum.
     pub udp: bool,
+    /// It may come from a sender on this machine that left its UDP checksum to a device which the packet never met; then the field
+    /// holds what that device would have begun with. Nothing is lost by taking it: the packet was on no wire, and its frame is
+    /// sealed.
+    pub partial: bool,
 }
 
 /// A frame in a packet: the payload of its UDP datagram.
@@ -183,7 +187,7 @@ impl Receiver {
             _ => return Err(Foreign::NotUdp),
         }
         let (shard, port) = self.udp(datagram)?;
-        if datagram[6..8] != [0, 0] && !checked.udp && !is_datagram_right(&head[12..20], datagram) {
+        if datagram[6..8] != [0, 0] && !is_checked(checked, &head[12..20], datagram) {
             return Err(Foreign::UdpChecksum);
         }
         Ok(found(at + header_bytes, datagram, shard, Endpoint::v4(from, port)))
@@ -210,7 +214,7 @@ impl Receiver {
         }
         let (shard, port) = self.udp(datagram)?;
         // Without it nothing would protect the addresses: IPv6 has no checksum of its own.
-        if datagram[6..8] == [0, 0] || (!checked.udp && !is_datagram_right(&head[8..40], datagram)) {
+        if datagram[6..8] == [0, 0] || !is_checked(checked, &head[8..40], datagram) {
             return Err(Foreign::UdpChecksum);
         }
         Ok(found(at + IPV6_BYTES, datagram, shard, Endpoint::v6(from, port)))
@@ -261,12 +265,23 @@ fn addresses_v6(head: &[u8; IPV6_BYTES]) -> ([u8; 16], [u8; 16]) {
     (from, to)
 }
 
-/// Whether a datagram matches its checksum; `addresses` are both, as they lie in the IP header.
+/// The sum of the pseudo header (RFC 768), which a device begins with; `addresses` are both, as they lie in the IP header.
+#[inline]
+fn pseudo_sum(addresses: &[u8], datagram: &[u8]) -> u64 {
+    let length = u16::try_from(datagram.len()).unwrap_or(0);
+    checksum::sum(addresses) + checksum::word(u16::from(PROTOCOL_UDP)) + checksum::word(length)
+}
+
+/// Whether a datagram matches its checksum.
 #[inline]
 fn is_datagram_right(addresses: &[u8], datagram: &[u8]) -> bool {
-    let length = u16::try_from(datagram.len()).unwrap_or(0);
-    let pseudo = checksum::sum(addresses) + checksum::word(u16::from(PROTOCOL_UDP)) + checksum::word(length);
-    checksum::is_right(pseudo + checksum::sum(datagram))
+    checksum::is_right(pseudo_sum(addresses, datagram) + checksum::sum(datagram))
+}
+
+/// Whether a datagram's checksum says nothing against it.
+fn is_checked(checked: Checked, addresses: &[u8], datagram: &[u8]) -> bool {
+    let is_partial = || datagram[6..8] == checksum::fold(pseudo_sum(addresses, datagram)).to_ne_bytes();
+    checked.udp || is_datagram_right(addresses, datagram) || (checked.partial && is_partial())
 }
 
 fn found(datagram_at: usize, datagram: &[u8], shard: u16, source: Endpoint) -> Found {

@@ -410,6 +410,15 @@ impl Station {
         drop(self.queue.take());
     }
 
+    /// Whether packets can have several pieces here; says so if this kernel is too old for them.
+    pub(crate) fn takes_pieces(&self) -> bool {
+        let too_old = self.degraded.iter().any(|line| line.contains("packets have one piece (the kernel refused more"));
+        if too_old {
+            eprintln!("not tested: this kernel's XDP sockets take packets in one piece, Linux 6.6 was the first with more");
+        }
+        !too_old
+    }
+
     /// A counter of the port.
     pub(crate) fn counter(&mut self, name: &str) -> u64 {
         let rows = self.ports.reports();
