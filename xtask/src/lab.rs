@@ -1,5 +1,7 @@
 //! `cargo xtask lab`.
 
+mod xdp;
+
 use crate::{built, cargo, install, target};
 use anyhow::{Result, bail};
 use clap::Subcommand;
@@ -21,6 +23,9 @@ pub(crate) enum Lab {
         #[command(flatten)]
         args: Args,
     },
+    /// The pre-filter and the XDP driver on the guest's kernel: what its verifier says, attached to a veth in both ways, beside
+    /// the one parser over golden vectors and made-up frames, under killed loaders; the driver's conformance and faults.
+    Xdp(Args),
 }
 
 /// How.
@@ -60,6 +65,7 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
             build_examples()?;
             (args, tachyon_lab::roce::run(&folder, &args.kernel, &built("examples"), &own)?, print_roce)
         }
+        Lab::Xdp(args) => (args, xdp::run(&folder, &args.kernel)?, xdp::print),
     };
     if args.json {
         println!("{result}");

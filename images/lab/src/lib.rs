@@ -16,6 +16,7 @@
 //! - [`dpdk`] is the second: the real node between its load, on two cards of its own.
 //! - [`roce`] is the third: the verbs driver beside perftest, on two soft RoCE devices and a veth.
 //! - [`governed`] is the fourth: the real node between its load, on the same devices.
+//! - [`xdp`] is the fifth: the pre-filter and the XDP driver, with their own tests, on a kernel that users have.
 #![forbid(unsafe_code)]
 
 pub mod bed;
@@ -29,3 +30,4 @@ mod load;
 mod qmp;
 pub mod roce;
 pub mod smoke;
+pub mod xdp;

@@ -410,13 +410,24 @@ impl Station {
         drop(self.queue.take());
     }
 
-    /// Whether packets can have several pieces here; says so if this kernel is too old for them.
+    /// Whether packets can have several pieces here.
+    pub(crate) fn has_pieces(&self) -> bool {
+        !self.degraded.iter().any(|line| line.contains("packets have one piece (the kernel refused more"))
+    }
+
+    /// The same; says so if this kernel is too old for them.
     pub(crate) fn takes_pieces(&self) -> bool {
-        let too_old = self.degraded.iter().any(|line| line.contains("packets have one piece (the kernel refused more"));
-        if too_old {
-            eprintln!("not tested: this kernel's XDP sockets take packets in one piece, Linux 6.6 was the first with more");
+        if !self.has_pieces() {
+            eprintln!(
+                "not tested: this kernel's XDP sockets take packets in one piece, Linux 6.6 was the first with more"
+            );
         }
-        !too_old
+        self.has_pieces()
+    }
+
+    /// Frames that were copied to be sent, of so many that stood behind received bytes: none where packets have pieces.
+    pub(crate) fn is_copied(&mut self, frames: u64) -> bool {
+        self.counter("items_copied") == if self.has_pieces() { 0 } else { frames }
     }
 
     /// A counter of the port.
