@@ -15,6 +15,7 @@ mod pages;
 pub(crate) mod rdma;
 #[cfg(test)]
 mod tests;
+mod xdp;
 
 use crate::{
     arguments::Doctor,
@@ -110,6 +111,7 @@ fn examine(host: &Host, need: &Need, nics: &[Nic]) -> Vec<Finding> {
     findings.extend(limits::findings(&limits, need));
     findings.extend(cpu::findings(&cpus, need));
     findings.extend(kernel::findings(&kernel::Kernel::read(host), need, &limits.rights));
+    findings.extend(xdp::findings(&xdp::Xdp::read(host, &need.xdp), need, &limits));
     findings.extend(iommu::findings(&iommu::Iommu::read(host), &cpus, need));
     findings.extend(nics::findings(nics, need));
     findings

@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 /// Reads below one folder. What is not there, or cannot be read, is `None`: kernels differ in what they show.
@@ -64,6 +65,16 @@ impl Host {
     pub(crate) fn chosen(&self, path: &str) -> Option<String> {
         let text = self.text(path)?;
         Some(text.split_once('[')?.1.split_once(']')?.0.to_owned())
+    }
+
+    /// What `ip` shows of all interfaces, in JSON: which XDP programs they have stands in no file. A machine that is made of files
+    /// has that in one, `ip-link.json`.
+    pub(crate) fn links(&self) -> Option<String> {
+        if self.root != Path::new("/") {
+            return self.text("/ip-link.json");
+        }
+        let output = Command::new("ip").args(["-json", "link"]).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// Whether a program of this name runs.

@@ -50,7 +50,7 @@ pub(crate) fn findings(kernel: &Kernel, need: &Need, rights: &Rights) -> Vec<Fin
 }
 
 /// Major and minor of a release such as `6.1.0-18-amd64`.
-fn number_of(release: &str) -> Option<(u32, u32)> {
+pub(crate) fn number_of(release: &str) -> Option<(u32, u32)> {
     let mut parts = release.split(|character: char| !character.is_ascii_digit());
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }

@@ -8,6 +8,7 @@ use super::{
 
 /// Numbers of capabilities, from `linux/capability.h`.
 const CAP_NET_ADMIN: u32 = 12;
+const CAP_NET_RAW: u32 = 13;
 const CAP_IPC_LOCK: u32 = 14;
 const CAP_SYS_ADMIN: u32 = 21;
 
@@ -18,6 +19,7 @@ const PROCESS_BYTES: u64 = 64 << 20;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Rights {
     pub(crate) is_net_admin: bool,
+    pub(crate) is_net_raw: bool,
     pub(crate) may_lock: bool,
     pub(crate) is_admin: bool,
 }
@@ -50,6 +52,7 @@ impl Limits {
             descriptors: soft("Max open files"),
             rights: Rights {
                 is_net_admin: has(CAP_NET_ADMIN),
+                is_net_raw: has(CAP_NET_RAW),
                 may_lock: has(CAP_IPC_LOCK),
                 is_admin: has(CAP_SYS_ADMIN),
             },

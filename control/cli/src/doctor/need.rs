@@ -1,5 +1,6 @@
 //! What a node file needs from the machine.
 
+use super::xdp::XdpNeed;
 use tachyon_config::{Device, Driver, Idle, NodeFile, Pages, Switch};
 
 /// What the checks hold the machine against.
@@ -27,6 +28,8 @@ pub(crate) struct Need {
     pub(crate) socket_buffer_bytes: u64,
     /// File descriptors, at most.
     pub(crate) descriptors: u64,
+    /// What pre-filters and XDP sockets need.
+    pub(crate) xdp: XdpNeed,
 }
 
 impl Need {
@@ -51,6 +54,7 @@ impl Need {
             socket_buffer_bytes: u64::from(file.network.socket_buffer_bytes),
             // A socket a shard; a ring, an arena, an eventfd and spares a worker; and what the process has anyway.
             descriptors: 2 * shards + 16 * workers + 64,
+            xdp: XdpNeed::of(file),
         }
     }
 

@@ -9,7 +9,7 @@ use super::{
     worst,
 };
 use std::{fs, os::unix::fs::symlink, path::PathBuf};
-use tachyon_config::{Idle, NodeFile, Pages};
+use tachyon_config::{Idle, NodeFile, Pages, Source};
 use tempfile::TempDir;
 
 /// A machine whose `/proc` and `/sys` are in a temporary folder.
@@ -483,4 +483,167 @@ fn the_interface_behind_a_virtio_device_is_found_and_a_route_of_ipv6_counts() {
     let guest = nic(&machine, "0000:00:03.0");
     assert_eq!((guest.interfaces[0].name.as_str(), guest.interfaces[0].has_default_route), ("eth0", true));
     assert_eq!(guest.bypass, Bypass::Never);
+}
+
+/// A node file with filters on eth0, whose frames go to XDP sockets, and on veth0.
+fn filtered() -> NodeFile {
+    let text = "[network]\ndriver = [\"afxdp\", \"uring\"]\n[workers]\ncount = 2\ncores = [2, 3]\n\
+                [[prefilter]]\ninterface = \"eth0\"\ndeliver = \"afxdp\"\n[[prefilter]]\ninterface = \"veth0.5\"\n";
+    NodeFile::parse(&Source { name: "node.toml", text, manual: "" }).expect("a node file")
+}
+
+/// CAP_NET_ADMIN, CAP_NET_RAW and CAP_SYS_ADMIN.
+const XDP_RIGHTS: u64 = 1 << 12 | 1 << 13 | 1 << 21;
+
+/// What is said about XDP on a machine that has all of it, but for a change.
+fn about_xdp(change: impl Fn(&Machine)) -> Vec<Finding> {
+    let machine = Machine::good();
+    machine.rights(XDP_RIGHTS).file("/proc/sys/kernel/osrelease", "6.12.9-amd64\n");
+    machine.file("/proc/mounts", "bpf /sys/fs/bpf bpf rw,mode=700 0 0\n");
+    machine.file("/sys/class/net/eth0/mtu", "1500\n").file("/sys/class/net/veth0.5/mtu", "1500\n");
+    machine.link("/sys/class/net/eth0/device/driver", "../../../bus/pci/drivers/ice");
+    machine.file("/ip-link.json", r#"[{"ifname":"eth0"},{"ifname":"veth0.5"}]"#);
+    change(&machine);
+    let findings = machine.examined(&Need::of(&filtered()));
+    findings.into_iter().filter(|finding| finding.check.starts_with("xdp") || finding.check == "bpffs").collect()
+}
+
+#[test]
+fn a_machine_with_all_that_xdp_needs_is_fine_and_one_without_filters_is_not_asked() {
+    let findings = about_xdp(|_| {});
+    assert!(findings.iter().all(|finding| finding.state == State::Fine), "{findings:?}");
+    let said: Vec<&str> = findings.iter().map(|finding| finding.found.as_str()).collect();
+    assert!(said.contains(&"eth0, ice: runs XDP programs, and can use our buffers itself"), "{said:?}");
+    assert!(said.contains(&"nothing sits on eth0") && said.contains(&"mounted at /sys/fs/bpf"), "{said:?}");
+    let findings = Machine::good().examined(&need());
+    let xdp: Vec<&Finding> = findings.iter().filter(|finding| finding.check.starts_with("xdp")).collect();
+    assert_eq!((xdp.len(), xdp[0].found.as_str()), (1, "the node file has no [[prefilter]]"));
+}
+
+#[test]
+fn what_xdp_lacks_is_found_alone_and_has_its_fix() {
+    type Change = fn(&Machine);
+    let cases: [(Change, &str, State, &str); 12] = [
+        (
+            |m| {
+                m.file("/proc/sys/kernel/osrelease", "5.15.0-1");
+            },
+            "xdp_kernel",
+            State::Degraded,
+            "newer kernel",
+        ),
+        (
+            |m| {
+                m.file("/proc/sys/kernel/osrelease", "6.1.0-56");
+            },
+            "xdp_kernel",
+            State::Note,
+            "3762 bytes",
+        ),
+        (
+            |m| {
+                m.file("/proc/sys/kernel/osrelease", "6.1.0").file("/sys/class/net/eth0/mtu", "9000");
+            },
+            "xdp_kernel",
+            State::Degraded,
+            "from 6.6 on",
+        ),
+        (
+            |m| {
+                m.rights(1 << 12 | 1 << 21);
+            },
+            "xdp_rights",
+            State::Degraded,
+            "as root",
+        ),
+        (
+            |m| {
+                m.file("/proc/mounts", "proc /proc proc rw 0 0\n");
+            },
+            "bpffs",
+            State::Note,
+            "mounts it if it may",
+        ),
+        (
+            |m| {
+                m.limits("1048576", "65536");
+            },
+            "xdp_memlock",
+            State::Fails,
+            "LimitMEMLOCK",
+        ),
+        (
+            |m| {
+                m.file("/proc/sys/net/ipv4/ip_forward", "1");
+            },
+            "xdp_forwarding",
+            State::Note,
+            "without a [[prefilter]]",
+        ),
+        (
+            |m| {
+                m.without("/sys/class/net/eth0");
+            },
+            "xdp_program",
+            State::Fails,
+            "make it before",
+        ),
+        (
+            |m| {
+                m.without("/sys/class/net/veth0.5");
+            },
+            "xdp_program",
+            State::Degraded,
+            "make it before",
+        ),
+        (
+            |m| {
+                m.file("/ip-link.json", r#"[{"ifname":"eth0","xdp":{"mode":1,"prog":{"id":7}}}]"#);
+            },
+            "xdp_program",
+            State::Degraded,
+            "whose pins were lost",
+        ),
+        (
+            |m| {
+                m.link("/sys/class/net/eth0/device/driver", "../drivers/e1000e");
+            },
+            "xdp_driver",
+            State::Note,
+            "zero copy needs another card",
+        ),
+        (
+            |m| {
+                m.link("/sys/class/net/eth0/device/driver", "../drivers/igb");
+            },
+            "xdp_driver",
+            State::Note,
+            "a newer kernel",
+        ),
+    ];
+    for (change, check, state, help) in cases {
+        let findings = about_xdp(change);
+        let worse: Vec<&Finding> = findings.iter().filter(|finding| finding.state > State::Fine).collect();
+        let [found] = worse.as_slice() else { panic!("{check}: {worse:?}") };
+        assert_eq!((found.check, found.state), (check, state), "{found:?}");
+        assert!(found.help.contains(help), "{found:?}");
+    }
+}
+
+#[test]
+fn a_filter_that_an_earlier_node_left_is_none_of_somebody_elses() {
+    let attached = r#"[{"ifname":"veth0.5","xdp":{"mode":4,"attached":[{"mode":2,"prog":{"id":9}}]}}]"#;
+    let found = |pinned: bool, rights: u64| {
+        let findings = about_xdp(|machine| {
+            machine.file("/ip-link.json", attached).rights(rights);
+            if pinned {
+                machine.file("/sys/fs/bpf/tachyon/veth0:5/link", "");
+            }
+        });
+        let about = |finding: &&Finding| finding.check == "xdp_program" && finding.found.contains("veth0.5");
+        findings.iter().find(about).map(|finding| (finding.state, finding.commands.len())).expect("it is told")
+    };
+    assert_eq!(found(true, XDP_RIGHTS), (State::Fine, 0));
+    assert_eq!(found(false, XDP_RIGHTS), (State::Degraded, 2));
+    assert_eq!(found(false, 0), (State::Note, 0), "pins are shown to root alone");
 }
