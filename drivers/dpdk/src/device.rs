@@ -83,7 +83,14 @@ pub enum Device {
     /// A kernel interface through packet sockets.
     AfPacket(String),
     /// A kernel interface through XDP sockets.
-    AfXdp(String),
+    AfXdp {
+        /// The interface.
+        interface: String,
+        /// The object file of the XDP program that gives them packets, in a map called `xsks_map` by receive queue; without
+        /// one the driver has a program of its own that gives them everything. The driver loads it, keeps it on the interface
+        /// while the port is open, and refuses an interface that has one already.
+        program: Option<PathBuf>,
+    },
     /// Capture files: what is read is received, what is sent is written.
     Pcap {
         /// The file to receive; it may appear later.
@@ -113,7 +120,7 @@ impl Device {
             Self::Ring | Self::Crossed { .. } => "net_ring",
             Self::Memif { .. } => "net_memif",
             Self::AfPacket(_) => "net_af_packet",
-            Self::AfXdp(_) => "net_af_xdp",
+            Self::AfXdp { .. } => "net_af_xdp",
             Self::Pcap { .. } => "net_pcap",
             Self::VirtioUser(_) => "net_virtio_user",
         }
@@ -150,9 +157,13 @@ impl Device {
                     format!("iface={interface},qpairs={queues},blocksz=65536,framesz=2048,framecnt=1024"),
                 )
             }
-            Self::AfXdp(interface) => {
+            Self::AfXdp { interface, program } => {
                 let interface = plain_interface(interface)?;
-                (format!("net_af_xdp{serial}"), format!("iface={interface},start_queue=0,queue_count={queues}"))
+                let mut arguments = format!("iface={interface},start_queue=0,queue_count={queues}");
+                if let Some(path) = program {
+                    arguments.push_str(&format!(",xdp_prog={}", plain_path(path)?));
+                }
+                (format!("net_af_xdp{serial}"), arguments)
             }
             Self::Pcap { read, write } => {
                 let mut arguments = Vec::new();
@@ -177,7 +188,7 @@ impl Device {
     /// Refuses what its driver would do wrong without a word, given the longest IP packet that buffers are made for.
     pub(crate) fn check(&self, mtu: u16) -> Result<(), PortError> {
         match self {
-            Self::AfXdp(_) if mtu > XDP_MTU_MAX => Err(PortError(format!(
+            Self::AfXdp { .. } if mtu > XDP_MTU_MAX => Err(PortError(format!(
                 "{}: an MTU of {mtu} does not fit its memory: set mtu to at most {XDP_MTU_MAX}",
                 self.title()
             ))),
@@ -210,7 +221,7 @@ impl Device {
             Self::Null { .. } | Self::Ring => self.driver().to_owned(),
             Self::Crossed { cable, far } => format!("{} end of {cable}", if *far { "far" } else { "near" }),
             Self::Memif { socket, id, .. } => format!("memif {id} at {}", socket.display()),
-            Self::AfPacket(interface) | Self::AfXdp(interface) => format!("{} {interface}", self.driver()),
+            Self::AfPacket(interface) | Self::AfXdp { interface, .. } => format!("{} {interface}", self.driver()),
             Self::Pcap { read, write } => {
                 let name = |path: &Option<PathBuf>| {
                     path.as_ref().map_or("nothing".to_owned(), |path| path.display().to_string())
@@ -270,5 +281,9 @@ mod tests {
         for bad in ["", "eth0,x", "sixteen-letters-", "a/b"] {
             assert!(Device::AfPacket(bad.into()).name(0, 1).is_err(), "{bad}");
         }
+        let xdp = |path: &str| Device::AfXdp { interface: "va".to_owned(), program: Some(path.into()) }.name(0, 2);
+        let (_, arguments) = xdp("/run/a.o").unwrap();
+        assert_eq!(arguments.to_str(), Ok("iface=va,start_queue=0,queue_count=2,xdp_prog=/run/a.o"));
+        assert!(xdp("/run/a.o,force_copy=1").is_err());
     }
 }

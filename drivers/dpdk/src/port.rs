@@ -426,7 +426,7 @@ fn hint(device: &Device) -> &'static str {
     match device {
         Device::Pci(_) => "; bind it to vfio-pci, as `tachyon doctor` shows, and stop whoever else uses it",
         Device::Memif { server: true, .. } => "; is the socket's folder there, and no other server at it?",
-        Device::AfPacket(_) | Device::AfXdp(_) => {
+        Device::AfPacket(_) | Device::AfXdp { .. } => {
             "; `ip link` lists interfaces, and raw sockets need root or CAP_NET_RAW"
         }
         Device::VirtioUser(_) => "; /dev/vhost-net needs the module vhost_net",

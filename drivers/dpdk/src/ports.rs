@@ -517,7 +517,7 @@ impl PortDesk {
     fn seen_by_worker(&self) -> SeenPort {
         let abilities = self.opened.as_ref().map(|opened| opened.abilities).unwrap_or_default();
         // What receives a ring's packets takes them in pieces as they are, and software devices copy all pieces.
-        let pieces = abilities.pieces || !matches!(self.config.device, Device::Pci(_) | Device::AfXdp(_));
+        let pieces = abilities.pieces || !matches!(self.config.device, Device::Pci(_) | Device::AfXdp { .. });
         SeenPort {
             interface: self.interface.clone(),
             udp_checksum: abilities.udp_checksum,
@@ -627,7 +627,7 @@ const fn is_client(device: &Device) -> bool {
 
 /// Whether its driver finds memory by the descriptor's place in DPDK's own pool, so that the arena's cannot be given to it.
 const fn keeps_to_itself(device: &Device) -> bool {
-    matches!(device, Device::AfXdp(_))
+    matches!(device, Device::AfXdp { .. })
 }
 
 /// The address of a software device that is not given one: locally administered, and different for each port of a node.

@@ -531,7 +531,7 @@ fn a_device_that_would_cut_or_make_up_longer_packets_than_fit_is_refused_with_it
         let config = tachyon_driver_dpdk::PortConfig { mtu, ..port("us", device, US, OUR_MAC, &[]) };
         Station::try_open(vec![config], &[0]).unwrap_err().0
     };
-    let error = open(Device::AfXdp("no-such-if".into()), 3_000);
+    let error = open(Device::AfXdp { interface: "no-such-if".into(), program: None }, 3_000);
     assert!(error.starts_with("port us: net_af_xdp no-such-if: an MTU of 3000") && error.contains("1774"), "{error}");
     let error = open(Device::Null { packet_bytes: 1_519, receive: true }, 1_500);
     assert!(error.contains("packets of 1519 bytes") && error.contains("1518"), "{error}");

@@ -19,7 +19,11 @@ use tachyon_driver_api::{
 };
 use tachyon_driver_dpdk::{Device, PortConfig, ether::Network};
 use tachyon_driver_uring::{UringConfig, UringPort};
-use tachyon_wire::Endpoint;
+use tachyon_loader::{Config, Deliver, Prefilter, Session};
+use tachyon_wire::{
+    Endpoint, Message, Reason,
+    build::{FrameFields, FrameWriter, Seal},
+};
 
 const US: [u8; 4] = [192, 0, 2, 1];
 const KERNEL: [u8; 4] = [192, 0, 2, 2];
@@ -118,7 +122,7 @@ fn there_and_back(tag: &str, vlan: Option<u16>) {
     there_and_back_over(Device::AfPacket, tag, vlan);
 }
 
-fn there_and_back_over(device: fn(String) -> Device, tag: &str, vlan: Option<u16>) {
+fn there_and_back_over(device: impl Fn(String) -> Device, tag: &str, vlan: Option<u16>) {
     let Some(cable) = Cable::new(tag, vlan) else { return };
     let port = PortConfig { device: device(cable.here.clone()), ..cable.port(vlan) };
     let mut us = Station::open(vec![port], &[0, 1, 2], BASE_PORT);
@@ -166,7 +170,70 @@ fn the_kernel_finds_us_and_takes_what_we_send() {
 
 #[test]
 fn the_kernel_finds_us_behind_xdp_sockets() {
-    there_and_back_over(Device::AfXdp, "xdp", None);
+    there_and_back_over(|interface| Device::AfXdp { interface, program: None }, "xdp", None);
+}
+
+/// A file that goes with this value.
+struct Object(std::path::PathBuf);
+
+impl Object {
+    fn new(tag: &str, bytes: &[u8]) -> Self {
+        let path = std::env::temp_dir().join(format!("tachyon-{tag}-{}.o", std::process::id()));
+        std::fs::write(&path, bytes).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Object {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// A frame of session 7 for shard 2.
+fn frame_of_session_7() -> Vec<u8> {
+    let fields = FrameFields { session_id: 7, shard: 2, frame_id: 1, epoch: 1, ..FrameFields::default() };
+    let mut frame = vec![0; 128];
+    let mut writer = FrameWriter::new(&mut frame, fields);
+    writer.push(&Message::inline(2, 9, 1, b"xdp").unwrap()).unwrap();
+    assert_eq!(writer.finish(Seal::Crc), 128);
+    frame
+}
+
+/// DPDK's driver loads our filter and gives it its sockets; everything else is as without one, and junk never comes in.
+#[test]
+fn behind_our_filter_junk_ends_at_the_interface_and_the_kernel_still_finds_us() {
+    let Some(cable) = Cable::new("filt", None) else { return };
+    let config = Config { base_port: BASE_PORT, deliver: Deliver::AllByQueue, ..Config::default() };
+    let object = Object::new("filt", &tachyon_loader::object(&config).unwrap());
+    let device = Device::AfXdp { interface: cable.here.clone(), program: Some(object.0.clone()) };
+    let mut us = Station::open(vec![PortConfig { device, ..cable.port(None) }], &[0, 1, 2], BASE_PORT);
+    us.until("the link is up", |us| us.state(0) == PortState::Ready);
+    let filter = Prefilter::beside(&cable.here, &config).unwrap().expect("our filter is on the interface");
+    filter.tables().session_add(&Session { id: 7, pinned: Endpoint::NONE, by_node: false }).unwrap();
+
+    let socket = cable.socket(SocketAddr::from((KERNEL, 5_000)));
+    let (good, junk) = (frame_of_session_7(), [0x55; 128]);
+    let mut other = good.clone();
+    other[8..12].copy_from_slice(&1_u32.to_le_bytes()); // a route, which only another node may ask for
+    let mut received = Vec::new();
+    us.until("a good frame arrives, by an address that the kernel asked us for", |us| {
+        for frame in [&junk[..], &other, &good] {
+            socket.send_to(frame, (IpAddr::from(US), BASE_PORT + 2)).unwrap();
+        }
+        received.extend(us.receive());
+        !received.is_empty()
+    });
+    for received in received {
+        let (start, end) = (received.offset as usize, (received.offset + received.len) as usize);
+        assert_eq!(&received.buffer.bytes()[start..end], good.as_slice(), "nothing else comes in");
+        us.pool.put(received.buffer);
+    }
+    let ledger = filter.tables().counters().unwrap();
+    assert!(ledger.dropped(Reason::BadFrame) >= 2 && ledger.redirected() > 1, "{ledger:?}");
+    assert_eq!((ledger.passed_ours(), ledger.passed_foreign(), ledger.unaccounted()), (0, 0, 0), "all of it is DPDK's");
+    drop(us);
+    assert!(Prefilter::beside(&cable.here, &config).unwrap().is_none(), "it goes with its port");
 }
 
 #[test]
