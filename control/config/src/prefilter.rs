@@ -1,7 +1,7 @@
 //! The part of the node file that is for XDP: `[[prefilter]]` and `[afxdp]`.
 
 use crate::{
-    Contradiction, Driver, Interface, NodeFile,
+    Contradiction, Device, Driver, Interface, NodeFile,
     node_file::{
         Step::{Item, Key},
         power_of_two, within,
@@ -70,6 +70,8 @@ pub enum FilterDelivery {
     Kernel,
     /// To the AF_XDP socket of the worker that owns the queue, if it owns the shard too; to the kernel otherwise.
     Afxdp,
+    /// To the DPDK port that stands on the interface, and with them everything else that is not dropped.
+    Dpdk,
 }
 
 /// What becomes of a filter when the node stops.
@@ -191,12 +193,36 @@ fn alone(file: &NodeFile, index: usize, section: &PrefilterSection) -> Outcome {
             _ => {}
         }
     }
+    let has_port = dpdk_port(file, section.interface.as_str());
+    match section.deliver {
+        FilterDelivery::Dpdk if !has_port => {
+            let text = format!("no DPDK port stands on {}", section.interface);
+            let help =
+                format!("add a [[ports]] with device = {{ af_xdp = {{ interface = \"{}\" }} }}", section.interface);
+            return wrong("deliver", text, help);
+        }
+        FilterDelivery::Kernel | FilterDelivery::Afxdp if has_port => {
+            let text = format!("{} belongs to a DPDK port, which would not get what passes", section.interface);
+            return wrong("interface", text, "choose deliver = \"dpdk\", or take the section out".into());
+        }
+        FilterDelivery::Dpdk if section.mode != FilterMode::Auto => {
+            let text = "DPDK's driver attaches this filter, and decides how".to_owned();
+            return wrong("mode", text, "leave mode out".into());
+        }
+        _ => {}
+    }
     if section.deliver == FilterDelivery::Afxdp && !file.network.driver.has(Driver::Afxdp) {
         let text = format!("frames of {} would go to sockets that nobody opens", section.interface);
         let help = "put \"afxdp\" into driver in [network], or choose deliver = \"kernel\"";
         return wrong("deliver", text, help.into());
     }
     Ok(())
+}
+
+/// Whether a DPDK port stands on an interface through XDP sockets.
+fn dpdk_port(file: &NodeFile, name: &str) -> bool {
+    let stands = |device: &Device| matches!(device, Device::AfXdp { interface } if interface.as_str() == name);
+    file.ports.iter().any(|port| stands(&port.device))
 }
 
 /// What can be wrong with the driver.
@@ -299,6 +325,15 @@ mod tests {
     const BOTH: &str =
         "[[prefilter]]\ninterface = \"eth0\"\ndeliver = \"afxdp\"\n[network]\ndriver = [\"afxdp\", \"uring\"]\n";
 
+    const DPDK: &str = "[network]\ndriver = \"dpdk\"\n[[ports]]\nname = \"east\"\naddresses = [\"10.0.1.1/24\"]\n\
+                        device = { af_xdp = { interface = \"eth0\" } }\n";
+
+    #[test]
+    fn a_filter_may_give_what_passes_to_the_dpdk_port_on_its_interface() {
+        let file = parse(&format!("{FILTER}deliver = \"dpdk\"\nsource_frames_per_second = 5000\n{DPDK}")).unwrap();
+        assert_eq!(file.prefilters[0].deliver, FilterDelivery::Dpdk);
+    }
+
     #[test]
     fn a_filter_needs_an_interface_and_nothing_else() {
         let file = parse(FILTER).unwrap();
@@ -342,6 +377,9 @@ mod tests {
             (format!("{FILTER}session_frames_per_second = 1001\nsession_burst = 10"), "4 | session_burst", "choose 11"),
             (format!("{FILTER}deliver = \"afxdp\""), "3 | deliver", "put \"afxdp\" into driver"),
             (format!("{FILTER}{FILTER}"), "4 | interface", "keep one for each"),
+            (format!("{FILTER}deliver = \"dpdk\""), "3 | deliver", "device = { af_xdp = { interface = \"eth0\" } }"),
+            (format!("{FILTER}{DPDK}"), "2 | interface", "choose deliver = \"dpdk\""),
+            (format!("{FILTER}deliver = \"dpdk\"\nmode = \"native\"\n{DPDK}"), "4 | mode", "leave mode out"),
             (format!("{FILTER}[limits]\nsessions_max = 131072"), "4 | sessions_max", "choose 65536 or less"),
             ("[network]\ndriver = [\"afxdp\", \"uring\"]".into(), "2 | driver", "add a [[prefilter]]"),
             (BOTH.replace(", \"uring\"", ""), "5 | driver", "put \"uring\" behind it"),

@@ -60,7 +60,7 @@ impl Port for Absent {
 #[cfg(not(feature = "dpdk"))]
 pub(crate) mod dpdk {
     use super::Absent;
-    use crate::{ports::Region, topology::Plan};
+    use crate::{filters::Filters, ports::Region, topology::Plan};
     use tachyon_config::NodeFile;
     use tachyon_driver_api::Ports;
 
@@ -69,7 +69,7 @@ pub(crate) mod dpdk {
 
     pub(crate) const HEADROOM_BYTES: u32 = 0;
 
-    pub(crate) fn open(_: &NodeFile, _: &Plan) -> anyhow::Result<Cold> {
+    pub(crate) fn open(_: &NodeFile, _: &Plan, _: &Filters) -> anyhow::Result<Cold> {
         anyhow::bail!("this tachyond was built without DPDK; build it with --features dpdk")
     }
 
@@ -156,6 +156,12 @@ pub(crate) mod filters {
             Self
         }
 
+        pub(crate) const fn object(&self, _: &str) -> Option<PathBuf> {
+            None
+        }
+
+        pub(crate) fn adopt(&mut self, _: &mut Vec<String>) {}
+
         pub(crate) const fn rights(&self) -> rustix::thread::CapabilitySet {
             rustix::thread::CapabilitySet::empty()
         }
@@ -180,6 +186,14 @@ pub(crate) mod filters {
 
         pub(crate) fn deny(&mut self, list: &[Prefix]) -> Result<(), String> {
             if list.is_empty() { Ok(()) } else { Err(NONE.to_owned()) }
+        }
+
+        pub(crate) const fn is_feeding(&self) -> bool {
+            false
+        }
+
+        pub(crate) const fn feed(&mut self) -> Option<Result<(), String>> {
+            Some(Ok(())) // nothing has to go anywhere
         }
 
         pub(crate) fn attach(&mut self, _: &str) -> Result<(), String> {

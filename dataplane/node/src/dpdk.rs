@@ -1,6 +1,6 @@
 //! From the node file to DPDK's ports.
 
-use crate::{ports::Region, topology::Plan};
+use crate::{filters::Filters, ports::Region, topology::Plan};
 use anyhow::Context;
 use tachyon_config::{Device, HugePages, NodeFile, PortSection, Role};
 use tachyon_driver_api::Ports;
@@ -26,8 +26,14 @@ impl crate::transports::Reach for DpdkQueue {
 ///
 /// # Errors
 /// What the driver says.
-pub(crate) fn open(file: &NodeFile, plan: &Plan) -> anyhow::Result<Cold> {
-    Ok(DpdkPorts::open(config(file, plan)?)?)
+pub(crate) fn open(file: &NodeFile, plan: &Plan, filters: &Filters) -> anyhow::Result<Cold> {
+    let mut config = config(file, plan)?;
+    for port in &mut config.ports {
+        if let dpdk::Device::AfXdp { interface, program } = &mut port.device {
+            *program = filters.object(interface);
+        }
+    }
+    Ok(DpdkPorts::open(config)?)
 }
 
 /// What the node file says, in the driver's words.
@@ -85,7 +91,7 @@ fn device(device: &Device) -> anyhow::Result<dpdk::Device> {
             dpdk::Device::Memif { socket: socket.as_str().into(), id: *id, server: *role == Role::Server }
         }
         Device::AfPacket { interface } => dpdk::Device::AfPacket(interface.as_str().to_owned()),
-        Device::AfXdp { interface } => dpdk::Device::AfXdp(interface.as_str().to_owned()),
+        Device::AfXdp { interface } => dpdk::Device::AfXdp { interface: interface.as_str().to_owned(), program: None },
         Device::Pcap { read, write } => dpdk::Device::Pcap {
             read: read.as_ref().map(|path| path.as_str().into()),
             write: write.as_ref().map(|path| path.as_str().into()),

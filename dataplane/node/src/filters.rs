@@ -11,13 +11,17 @@ use crate::{sandbox::User, worker::Image};
 use rustix::thread::CapabilitySet;
 use std::{
     collections::{BTreeSet, VecDeque},
+    fs,
+    io::Write,
     net::{IpAddr, Ipv6Addr},
-    os::fd::OwnedFd,
-    path::PathBuf,
+    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
+    path::{Path, PathBuf},
     sync::Arc,
 };
 use tachyon_config::{AtStop, FilterDelivery, FilterMode, NodeFile, PrefilterSection};
-use tachyon_loader::{Config, Content, Counters, Deliver, Facts, Found, Mode, Prefilter, Rate, Session, TopicBlocks};
+use tachyon_loader::{
+    Config, Content, Counters, Deliver, DenyDraft, Facts, Found, Mode, Prefilter, Rate, Session, TopicBlocks,
+};
 use tachyon_policy::Verified;
 use tachyon_segment::{
     SealedImage,
@@ -30,6 +34,9 @@ use tachyon_wire::{
     reason::REASON_SLOTS,
 };
 
+/// Prefixes that go into a filter at a time: about 4 ms, less than what leases wait for anyway.
+const SLICE: usize = 4_096;
+
 /// Between looks at whether filters are still on their interfaces, in ns.
 const LOOK_NS: u64 = 1_000_000_000;
 
@@ -37,8 +44,12 @@ const LOOK_NS: u64 = 1_000_000_000;
 #[derive(Debug)]
 struct Filter {
     section: PrefilterSection,
-    /// The program and its tables; `None` if the kernel does not take it at all.
+    /// The program and its tables; `None` if the kernel does not take it at all, or if its driver has not attached it yet.
     loaded: Option<Prefilter>,
+    /// What DPDK's driver loads, where it is its business to; gone once it has.
+    object: Option<PathBuf>,
+    /// The loader's words for what the node file says.
+    config: Config,
     state: FilterState,
     /// Why it is not as it was asked for.
     why: String,
@@ -61,6 +72,16 @@ enum Change {
     Narrow(Box<TopicBlocks>),
 }
 
+/// A list of denied sources on its way into the filters.
+#[derive(Debug)]
+struct Feeding {
+    prefixes: Vec<tachyon_loader::Prefix>,
+    /// The filter whose turn it is, its list as far as it is, and how much of it.
+    place: usize,
+    draft: Option<DenyDraft>,
+    fed: usize,
+}
+
 /// All filters of the node.
 #[derive(Debug)]
 pub(crate) struct Filters {
@@ -72,6 +93,7 @@ pub(crate) struct Filters {
     /// The topics that they let pass.
     topics: TopicBlocks,
     later: VecDeque<Later>,
+    feeding: Option<Feeding>,
     looked_ns: u64,
     said: Vec<String>,
 }
@@ -85,7 +107,7 @@ impl Filters {
 
     fn over(list: Vec<Filter>, folder: PathBuf) -> Self {
         let (sessions, later, said) = (BTreeSet::new(), VecDeque::new(), Vec::new());
-        Self { list, folder, sessions, topics: TopicBlocks::ALL, later, looked_ns: 0, said }
+        Self { list, folder, sessions, topics: TopicBlocks::ALL, later, feeding: None, looked_ns: 0, said }
     }
 
     /// Attaches every filter of the node file, or adopts what an earlier process left there; what is weaker than asked goes to
@@ -93,9 +115,14 @@ impl Filters {
     pub(crate) fn open(file: &NodeFile, seed: u64, user: Option<User>, degraded: &mut Vec<String>) -> Self {
         let mut list = Vec::new();
         for section in &file.prefilters {
-            let filter = Filter::open(section, &config(file, section, seed));
+            let config = config(file, section, seed);
+            let filter = match section.deliver {
+                FilterDelivery::Dpdk => Filter::hand_out(section, config, &file.node.state_dir),
+                _ => Filter::open(section, config),
+            };
             let name = &section.interface;
             match filter.state {
+                _ if filter.object.is_some() => {} // that it is there is seen later
                 FilterState::Failed => {
                     degraded.push(format!("{name} has no pre-filter, everything passes to the kernel: {}", filter.why));
                 }
@@ -112,6 +139,32 @@ impl Filters {
             list.push(filter);
         }
         Self::over(list, file.node.filter_dir.clone())
+    }
+
+    /// The object file of the filter that the DPDK port on this interface loads.
+    pub(crate) fn object(&self, interface: &str) -> Option<PathBuf> {
+        let filter = self.list.iter().find(|filter| filter.section.interface.as_str() == interface)?;
+        filter.object.clone()
+    }
+
+    /// Takes up the filters that DPDK's driver attached, once its ports run.
+    pub(crate) fn adopt(&mut self, degraded: &mut Vec<String>) {
+        for filter in self.list.iter_mut().filter(|filter| filter.object.is_some()) {
+            if let Some(path) = filter.object.take() {
+                let _ = fs::remove_file(path); // the next start writes it anew
+            }
+            match Prefilter::beside(filter.section.interface.as_str(), &filter.config) {
+                Ok(Some(loaded)) => {
+                    filter.loaded = Some(loaded);
+                    filter.look();
+                }
+                Ok(None) => "DPDK's driver has not attached it".clone_into(&mut filter.why),
+                Err(error) => filter.why = error.to_string(),
+            }
+            if filter.state == FilterState::Failed {
+                degraded.push(format!("{} has no pre-filter: {}", filter.section.interface, filter.why));
+            }
+        }
     }
 
     /// What the calling thread has to keep for all this: to change tables, to attach, and to open AF_XDP sockets anew.
@@ -213,23 +266,40 @@ impl Filters {
         }
     }
 
-    /// Puts another list of denied sources in force in every filter.
+    /// Begins to put another list of denied sources in force in every filter; [`Filters::feed`] does it. One that was on its way is
+    /// given up.
     ///
     /// # Errors
-    /// There is no filter, or the kernel has no memory for the list; the old one stays where it failed.
+    /// There is no filter.
     pub(crate) fn deny(&mut self, list: &[Prefix]) -> Result<(), String> {
-        let prefix = |one: &Prefix| tachyon_loader::Prefix::new(IpAddr::V6(Ipv6Addr::from(one.ip)), one.bits);
-        let prefixes: Vec<_> = list.iter().filter_map(prefix).collect(); // all: the list was checked
         if self.loaded().next().is_none() && !list.is_empty() {
             return Err("this node has no pre-filter; add a [[prefilter]] to its node file".to_owned());
         }
-        for filter in &mut self.list {
-            let Some(loaded) = &filter.loaded else { continue };
-            let replaced = loaded.tables().deny_replace(&prefixes);
-            replaced.map_err(|error| format!("{}: {error}", filter.section.interface))?;
-            filter.prefixes = number(prefixes.len());
-        }
+        let prefix = |one: &Prefix| tachyon_loader::Prefix::new(IpAddr::V6(Ipv6Addr::from(one.ip)), one.bits);
+        let prefixes = list.iter().filter_map(prefix).collect(); // all: the list was checked
+        self.feeding = Some(Feeding { prefixes, place: 0, draft: None, fed: 0 });
         Ok(())
+    }
+
+    /// Whether a list is on its way.
+    pub(crate) fn is_feeding(&self) -> bool {
+        self.feeding.is_some()
+    }
+
+    /// Does a slice of that. Once the list is in force everywhere, or cannot be, what became of it.
+    pub(crate) fn feed(&mut self) -> Option<Result<(), String>> {
+        let feeding = self.feeding.as_mut()?;
+        let Some(filter) = self.list.get_mut(feeding.place) else {
+            self.feeding = None;
+            return Some(Ok(()));
+        };
+        match filter.feed(feeding) {
+            Ok(()) => None,
+            Err(error) => {
+                self.feeding = None; // the old list stays where it failed
+                Some(Err(format!("{}: {error}", filter.section.interface)))
+            }
+        }
     }
 
     fn find(&mut self, interface: &str) -> Result<&mut Filter, String> {
@@ -255,6 +325,7 @@ impl Filters {
     /// There is none, or the kernel refuses.
     pub(crate) fn detach(&mut self, interface: &str) -> Result<(), String> {
         let filter = self.find(interface)?;
+        filter.ensure_ours()?;
         if let Some(loaded) = &mut filter.loaded {
             loaded.take_off().map_err(|error| error.to_string())?;
         }
@@ -297,7 +368,8 @@ impl Filters {
 
     /// Leaves the filters as the node file says when the node stops.
     pub(crate) fn stop(&mut self) {
-        for filter in self.list.iter_mut().filter(|filter| filter.section.at_stop == AtStop::Detach) {
+        let ours = self.list.iter_mut().filter(|filter| filter.section.deliver != FilterDelivery::Dpdk);
+        for filter in ours.filter(|filter| filter.section.at_stop == AtStop::Detach) {
             if let Some(loaded) = &mut filter.loaded
                 && filter.state != FilterState::Detached
                 && let Err(error) = loaded.take_off()
@@ -309,10 +381,45 @@ impl Filters {
 }
 
 impl Filter {
-    fn open(section: &PrefilterSection, config: &Config) -> Self {
-        let (section, name) = (section.clone(), section.interface.as_str());
-        let (state, why, prefixes) = (FilterState::Failed, String::new(), 0);
-        let mut filter = Self { section: section.clone(), loaded: None, state, why, prefixes };
+    fn new(section: &PrefilterSection, config: Config) -> Self {
+        let (section, state, why) = (section.clone(), FilterState::Failed, String::new());
+        Self { section, loaded: None, object: None, config, state, why, prefixes: 0 }
+    }
+
+    /// Writes down what DPDK's driver is to load, and clears the interface for it: it takes none that has a program.
+    fn hand_out(section: &PrefilterSection, config: Config, folder: &Path) -> Self {
+        let mut filter = Self::new(section, config);
+        let name = section.interface.as_str();
+        let path = folder.join(format!("prefilter-{name}.o"));
+        let written = Prefilter::sweep(name).and_then(|_| tachyon_loader::object(&filter.config));
+        let written = written.map_err(|error| error.to_string()).and_then(|object| {
+            // The seed of the sources' hash is in it, which is nobody's business.
+            let _ = fs::remove_file(&path);
+            let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+            let written = file.and_then(|mut file| file.write_all(&object));
+            written.map_err(|error| format!("{} cannot be written: {error}", path.display()))
+        });
+        match written {
+            Ok(()) => filter.object = Some(path),
+            Err(error) => filter.why = error,
+        }
+        filter
+    }
+
+    /// Refuses what is DPDK's to do.
+    fn ensure_ours(&self) -> Result<(), String> {
+        if self.section.deliver != FilterDelivery::Dpdk {
+            return Ok(());
+        }
+        let name = &self.section.interface;
+        Err(format!(
+            "the pre-filter of {name} belongs to the DPDK port on it, and comes and goes with that; restart the node"
+        ))
+    }
+
+    fn open(section: &PrefilterSection, config: Config) -> Self {
+        let mut filter = Self::new(section, config);
+        let (name, config) = (section.interface.as_str(), &filter.config);
         let empty = Content::default();
         match Prefilter::attach(name, config, &empty) {
             Ok(loaded) => {
@@ -341,6 +448,29 @@ impl Filter {
         Ok(())
     }
 
+    /// Adds a slice of a list to the one that is being made for this filter; the last one puts it in force.
+    fn feed(&mut self, feeding: &mut Feeding) -> Result<(), tachyon_loader::LoaderError> {
+        let Some(loaded) = &self.loaded else {
+            feeding.place += 1;
+            return Ok(());
+        };
+        let draft = match feeding.draft.take() {
+            Some(draft) => draft,
+            None => DenyDraft::new()?,
+        };
+        let end = feeding.prefixes.len().min(feeding.fed + SLICE);
+        draft.add(&feeding.prefixes[feeding.fed..end])?;
+        feeding.fed = end;
+        if end < feeding.prefixes.len() {
+            feeding.draft = Some(draft);
+            return Ok(());
+        }
+        loaded.tables().deny_put(&draft)?;
+        self.prefixes = number(feeding.prefixes.len());
+        (feeding.place, feeding.fed) = (feeding.place + 1, 0);
+        Ok(())
+    }
+
     /// Asks the kernel how it is.
     fn look(&mut self) {
         if self.state == FilterState::Detached {
@@ -360,7 +490,10 @@ impl Filter {
         self.why = match (asked, self.section.mode) {
             (Mode::Generic, FilterMode::Generic) => "generic, as the node file says".to_owned(),
             (Mode::Generic, _) => {
-                let found = "it was put behind the driver earlier; detach and attach it to try the driver";
+                let found = match self.section.deliver {
+                    FilterDelivery::Dpdk => "the driver of the interface takes no XDP program",
+                    _ => "it was put behind the driver earlier; detach and attach it to try the driver",
+                };
                 format!("generic: {}", loaded.why_generic().unwrap_or(found))
             }
             (Mode::Native | Mode::Offloaded, FilterMode::Generic) => {
@@ -373,6 +506,7 @@ impl Filter {
     }
 
     fn put_on(&mut self) -> Result<(), String> {
+        self.ensure_ours()?;
         let Some(loaded) = &mut self.loaded else {
             return Err(format!(
                 "the pre-filter of {} was not loaded at the start: {}",
@@ -446,6 +580,7 @@ fn config(file: &NodeFile, section: &PrefilterSection, seed: u64) -> Config {
         deliver: match section.deliver {
             FilterDelivery::Kernel => Deliver::Kernel,
             FilterDelivery::Afxdp => Deliver::ByShard,
+            FilterDelivery::Dpdk => Deliver::AllByQueue,
         },
         pinned_rate: section.session_rate().map(rate),
         unpinned_rate: section.source_rate().map(rate),

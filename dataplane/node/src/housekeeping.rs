@@ -120,6 +120,8 @@ pub(crate) struct Housekeeping {
     pub(crate) taps: Taps,
     pub(crate) ports: PortDesk,
     pub(crate) filters: Filters,
+    /// The request for a list of denied sources that is answered once it is in force; others wait for that.
+    pub(crate) denying: Option<u32>,
     pub(crate) clock: Clock,
     /// The ruleset in force.
     pub(crate) current: Option<Image>,
@@ -135,9 +137,11 @@ impl Housekeeping {
         let interval = Duration::from_nanos(INTERVAL_NS);
         let mut next = Instant::now() + interval;
         while !self.stop.load(Ordering::Relaxed) {
-            self.wait_until(next);
+            // A long list goes on as soon as everything else had its turn.
+            self.wait_until(if self.filters.is_feeding() { Instant::now() } else { next });
             self.accept();
             self.serve();
+            self.feed_filters();
             if Instant::now() >= next {
                 self.collect();
                 self.look_after_filters();
@@ -156,6 +160,19 @@ impl Housekeeping {
         }
         self.filters.stop();
         self.say_of_filters();
+    }
+
+    /// Puts a slice of a list of denied sources into the filters, and answers whoever sent it when it was the last.
+    fn feed_filters(&mut self) {
+        if self.denying.is_none() && !self.filters.is_feeding() {
+            return;
+        }
+        let Some(fed) = self.filters.feed() else { return };
+        let (Some(number), Some(connection)) = (self.denying.take(), &self.connection) else { return };
+        if let Err(error) = answer(connection, number, fed.map_err(Refusal::never)) {
+            self.connection = None;
+            self.lost(&error);
+        }
     }
 
     /// Does in the filters what waited for the workers, and looks whether they are there.
@@ -200,6 +217,7 @@ impl Housekeeping {
             Ok(()) => {
                 let peer = connection.peer();
                 self.voice.say("control", &format!("process {} connected", peer.pid), &[("pid", json!(peer.pid))]);
+                self.denying = None; // whoever asked is gone, and will send it again
                 if self.connection.replace(connection).is_some() {
                     self.taps.hung_up(); // nobody will notice the end of the one before
                 }
@@ -211,6 +229,9 @@ impl Housekeeping {
     fn serve(&mut self) {
         let Some(connection) = self.connection.take() else { return };
         for _ in 0..REQUESTS_PER_ROUND {
+            if self.denying.is_some() {
+                break; // answers come in the order of the requests
+            }
             let answered = match connection.receive() {
                 Ok(Incoming::Nothing) => break,
                 Ok(Incoming::Request(number, Request::Port(place))) => self.tell_port(&connection, number, place),
@@ -220,6 +241,13 @@ impl Housekeeping {
                 Ok(Incoming::Request(number, Request::ConnectLane(lane))) => {
                     self.connect_lane(&connection, number, *lane)
                 }
+                Ok(Incoming::Request(number, Request::Denied(fd))) => match self.deny(&fd) {
+                    Ok(()) => {
+                        self.denying = Some(number);
+                        Ok(())
+                    }
+                    refused => answer(&connection, number, refused),
+                },
                 Ok(Incoming::Request(number, request)) => answer(&connection, number, self.handle(request)),
                 Ok(Incoming::Malformed(number, text)) => answer(&connection, number, Err(Refusal::never(text))),
                 Ok(Incoming::Closed) => {
@@ -273,8 +301,9 @@ impl Housekeeping {
         }
     }
 
-    fn lost(&self, error: &io::Error) {
+    fn lost(&mut self, error: &io::Error) {
         self.taps.hung_up();
+        self.denying = None;
         self.voice.say("control", &format!("connection lost ({error}); its rules stay in force"), &[]);
     }
 
@@ -297,8 +326,12 @@ impl Housekeeping {
             }
             Request::AttachFilter(name) => self.set_filter("attached", &name, Filters::attach),
             Request::DetachFilter(name) => self.set_filter("detached", &name, Filters::detach),
-            Request::Denied(fd) => self.deny(&fd),
-            Request::Port(_) | Request::Lane(_) | Request::Filter(_) | Request::ConnectLane(_) | Request::Tap(_) => {
+            Request::Port(_)
+            | Request::Lane(_)
+            | Request::Filter(_)
+            | Request::ConnectLane(_)
+            | Request::Tap(_)
+            | Request::Denied(_) => {
                 Err(Refusal::never("what is asked for is answered by what it is, and by nothing else"))
             }
         }

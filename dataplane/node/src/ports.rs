@@ -100,7 +100,7 @@ impl Devices {
         for driver in devices.order.clone() {
             let result = match driver {
                 Driver::Rdma => rdma::find(file).map(|_| ()),
-                Driver::Dpdk => dpdk::open(file, plan).map(|ports| devices.dpdk = Some(ports)),
+                Driver::Dpdk => dpdk::open(file, plan, filters).map(|ports| devices.dpdk = Some(ports)),
                 Driver::Afxdp => afxdp::open(file, plan, filters).map(|ports| devices.afxdp = Some(ports)),
                 Driver::Uring => {
                     wait_for_sockets(file);

@@ -62,7 +62,7 @@ pub(crate) fn build(file: &NodeFile, voice: Voice, stop: Arc<AtomicBool>) -> any
         sandbox::raise_locked_memory();
     }
     let seed = u64::from_ne_bytes(random()?);
-    let filters = Filters::open(file, seed, user.filter(|_| geteuid().is_root()), &mut degraded);
+    let mut filters = Filters::open(file, seed, user.filter(|_| geteuid().is_root()), &mut degraded);
     let mut devices = Devices::open(file, &plan, &filters, &mut degraded)?;
     let mut arenas = Arenas::new(file, &plan, devices.headroom_bytes(), &mut degraded)?;
     devices.open_with(file, &arenas.regions(), seed, &mut degraded)?;
@@ -93,6 +93,7 @@ pub(crate) fn build(file: &NodeFile, voice: Voice, stop: Arc<AtomicBool>) -> any
         desks.push(start(devices.seat(worker.worker, region)?, seat, desk, &common, &mut degraded)?);
     }
     degraded.extend(devices.start(&plan)?);
+    filters.adopt(&mut degraded);
     lock_memory(file, &mut degraded);
     degraded.extend(sandbox.keeping(filters.rights(), filters.folders()).enter()?);
     let stats = StatsReader::open(segment.reader_fd(), boot_id).context("cannot read the statistics segment")?;
@@ -101,6 +102,7 @@ pub(crate) fn build(file: &NodeFile, voice: Voice, stop: Arc<AtomicBool>) -> any
     let mut house = Housekeeping {
         ports,
         filters,
+        denying: None,
         clock: common.clock,
         hello,
         transports,

@@ -66,6 +66,11 @@ impl Bench {
     /// Rules, a session that anybody may use, and a subscriber on every worker.
     fn furnish(&mut self) {
         self.control.call(&ruleset(&rules(5, Quota::UNLIMITED))).unwrap();
+        self.furnish_without_rules();
+    }
+
+    /// The same for a node that has last time's rules.
+    fn furnish_without_rules(&mut self) {
         self.open(1, Endpoint::NONE);
         for worker in 0..self.stats.workers() {
             let mut add = AddSubscriber::new_zeroed();
@@ -193,6 +198,18 @@ fn with_afxdp() -> String {
     format!("{}{afxdp}[workers]\ncount = 2\nstrict_heap = true\n{filter}", network("[\"afxdp\", \"uring\"]"))
 }
 
+/// The interface is that of a DPDK port, which is a neighbour of its own.
+#[cfg(feature = "dpdk")]
+fn with_dpdk() -> String {
+    let dpdk = "[dpdk]\nhuge_pages = \"off\"\nreceive_descriptors = 64\ntransmit_descriptors = 64\n";
+    let port = format!(
+        "[[ports]]\nname = \"east\"\ndevice = {{ af_xdp = {{ interface = \"b\" }} }}\naddresses = [\"{NODE}/24\"]\n\
+         mac = \"02:00:00:00:78:02\"\n"
+    );
+    let filter = "[[prefilter]]\ninterface = \"b\"\ndeliver = \"dpdk\"\n";
+    format!("{}{dpdk}[workers]\ncount = 1\n{port}{filter}", network("\"dpdk\""))
+}
+
 fn dropped(filter: &FilterStatus, reason: Reason) -> u64 {
     filter.dropped[reason.index()]
 }
@@ -300,6 +317,31 @@ fn what_is_opened_and_swapped_passes_at_once_and_what_is_closed_and_detached_is_
     );
 }
 
+/// A list goes in by slices, between which leases are moved; whoever sent it hears when all of it is in force.
+#[test]
+fn a_list_of_many_slices_is_answered_when_it_is_in_force_and_the_last_one_sent_stays() {
+    let Some(mut bench) = Bench::new("xdp-lists", &with_sockets()) else { return };
+    bench.furnish();
+    let denied = bench.cable.socket(OTHER, 0);
+    let other = |index: u32| Prefix::new(std::net::Ipv4Addr::from_bits(0xc000_0000 + index).into(), 32).unwrap();
+    let mut sent = 0;
+    for count in [20_000, 4_096, 4_095, 0] {
+        // The one that counts comes last, so it is in the last slice.
+        let list: Vec<Prefix> =
+            (0..count).map(other).chain([Prefix::new(OTHER.parse().unwrap(), 32).unwrap()]).collect();
+        bench.control.call(&Request::Denied(Prefix::seal(&list).unwrap())).unwrap();
+        let frame = bench.frame(1, 4);
+        denied.send_to(&frame, (NODE, BASE)).unwrap();
+        sent += 1;
+        let filter = bench.filtered(sent);
+        assert_eq!((filter.prefixes, dropped(&filter, Reason::FilterDenied)), (count + 1, sent));
+    }
+    // Control may send requests behind it without waiting: answers come in their order.
+    bench.control.call(&Request::Denied(Prefix::seal(&[]).unwrap())).unwrap();
+    bench.send(1, 1, 4);
+    bench.judged(1);
+}
+
 #[test]
 fn a_killed_node_finds_its_filter_again_and_nothing_slipped_through_meanwhile() {
     let Some(mut bench) = Bench::new("xdp-killed", &with_sockets()) else { return };
@@ -402,6 +444,51 @@ fn with_afxdp_each_frame_comes_to_its_worker_by_one_way_and_leaves_by_the_first_
         sent += 1;
         bench.judged(sent);
     }
+}
+
+#[test]
+#[cfg(feature = "dpdk")]
+fn before_a_dpdk_port_junk_ends_at_the_interface_and_the_filter_comes_and_goes_with_the_port() {
+    let Some(mut bench) = Bench::new("xdp-dpdk", &with_dpdk()) else { return };
+    for round in 1..=2 {
+        assert_eq!((bench.filter().state, bench.filter().why.as_str()), (FilterState::Native, ""), "round {round}");
+        if round == 1 {
+            bench.furnish()
+        } else {
+            bench.furnish_without_rules()
+        }
+        bench.filter_when("narrowed", |filter| filter.topic_blocks == 1);
+        // Until the port has found the subscriber.
+        let (end, mut sent) = (Instant::now() + PATIENCE, 0);
+        bench.inboxes[0].set_read_timeout(Some(std::time::Duration::from_millis(50))).unwrap();
+        loop {
+            assert!(Instant::now() < end, "never a copy: {:?}", bench.control.ports());
+            bench.send(1, 1, 4);
+            sent += 1;
+            bench.judged(sent);
+            if bench.inboxes[0].recv(&mut [0; 2048]).is_ok() {
+                break;
+            }
+        }
+        bench.send(20, 1, 4);
+        bench.send_junk(5);
+        bench.send(3, 99, 4);
+        bench.judged(sent + 20);
+        bench.received(0, 20);
+        let filter = bench.filter_when("all judged", |filter| dropped(filter, Reason::NoSession) == 3);
+        assert_eq!((dropped(&filter, Reason::BadFrame), filter.passed_ours, filter.passed_foreign), (5, 0, 0));
+        assert!(filter.redirected >= sent + 20, "{filter:?}");
+        let refused = bench.control.call(&Request::DetachFilter("b".into()));
+        assert!(matches!(&refused, Err(CallError::Refused(text)) if text.contains("DPDK port")), "{refused:?}");
+        if round == 1 {
+            // What it leaves on the interface would be in the driver's way.
+            bench.kill();
+            bench.start();
+        }
+    }
+    assert!(!bench.folder.0.join("state/prefilter-b.o").exists(), "the program is in the kernel, and no file is left");
+    assert!(bench.node.stop());
+    assert!(!bench.cable.has_program(), "it went with the port");
 }
 
 /// Items that left by AF_XDP.

@@ -77,6 +77,7 @@ fn ports_are_ticked_told_whom_to_expect_and_set_by_control() {
         taps: Taps::new(BOOT, None),
         ports,
         filters: Filters::none(),
+        denying: None,
         clock: Clock::start(),
         current: None,
         voice: Voice::new(true),

@@ -88,6 +88,12 @@ impl Cable {
         format!("{}b", self.name)
     }
 
+    /// Whether the node's interface has an XDP program.
+    pub(crate) fn has_program(&self) -> bool {
+        let output = Command::new("ip").args(["-n", &self.here(), "link", "show", "dev", "b"]).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).contains("prog/xdp")
+    }
+
     /// Makes an interface beside the cable, in the node's namespace.
     pub(crate) fn add_interface(&self, name: &str) {
         run("ip", &format!("-n {} link add {name} type veth peer name far", self.here()));
