@@ -1,18 +1,22 @@
 //! Good traffic under a flood: a real node behind a veth, its load on the other side, and ten times as much junk from there. The
 //! filter is the node's own: attached, fed and counted by `tachyond`, and switched by the command line.
 //!
-//! All four scenes, with and without filter and flood, take turns. Node and load have a core each, the junk comes on the
-//! load's, so both filtered and unfiltered floods take the same from the load.
+//! All scenes, with and without filter and flood, take turns. Node and load have a core each, the junk comes on the
+//! load's, so both filtered and unfiltered floods take the same from the load. In one more scene the same flood goes onto another
+//! pair of ends, where a program that looks at nothing drops it: what good traffic suffers then is the machine's, by the flood's own
+//! time, and only what it suffers beyond is the filter's.
 
 use crate::{
     bed::{Bed, Cable, THEM, US, tool},
     figures::median,
+    kernel::{self, Answer},
     packets::{FRAME, PINNED, frame, packet, with},
 };
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use std::{
     fs,
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicBool, Ordering},
@@ -201,51 +205,81 @@ fn flood(cable: &Cable, bed: &Bed, stop: &AtomicBool) -> Result<u64> {
     Ok(sent)
 }
 
-fn turn(bed: &Bed, cable: &Cable, node: &Node, core: usize, filtered: bool, flooded: bool) -> Result<Turn> {
-    node.set_filter(&cable.name(), filtered)?;
-    let before = dropped(&node.ledger()?, Reason::BadFrame);
-    let stop = AtomicBool::new(false);
-    let (report, sent) = thread::scope(|scope| {
-        let flood = flooded.then(|| {
-            scope.spawn(|| {
-                crate::pin(core)?;
-                flood(cable, bed, &stop)
-            })
-        });
-        let report = node.load(bed, core);
-        stop.store(true, Ordering::Relaxed);
-        let sent = flood.map_or(Ok(0), |flood| flood.join().expect("the flood does not panic"));
-        (report, sent)
-    });
-    let (report, sent) = (report?, sent?);
-    let junk = if filtered { dropped(&node.ledger()?, Reason::BadFrame) - before } else { sent };
-    let number = |value: &Value| value.as_f64().with_context(|| format!("a number is missing in {report}"));
-    let offered = number(&report["offered_messages"])?;
-    Ok(Turn {
-        offered,
-        lost: offered - number(&report["received_copies"])?,
-        p99_us: number(&report["end_to_end_ns"]["p99"])? / 1e3,
-        junk_seen: junk as f64,
-    })
+/// Where the junk goes in a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flood {
+    Nowhere,
+    /// Onto the node's interface.
+    Here,
+    /// Onto the other one.
+    Elsewhere,
 }
 
-/// The veth and the node behind it.
-fn set_up(programs: &Path, cores: (usize, usize)) -> Result<(Bed, Cable, Node)> {
-    let bed = Bed::new()?;
-    let cable = bed.cable(0)?;
-    // Without a filter a veth polls, and takes what a program sends it, only if it joins packets.
-    tool(&format!("ethtool -K {} gro on", cable.name()))?;
-    // The other side's kernel leaves checksums to a device that nobody has.
-    bed.there(|| tool("ethtool -K them0 tx off"))?;
-    let node = Node::start(programs, cores, &cable.name())?;
-    Ok((bed, cable, node))
+/// Everything in its place.
+struct Stage {
+    node: Node,
+    cable: Cable,
+    /// What comes here is dropped at once.
+    elsewhere: Cable,
+    _drop: OwnedFd,
+    bed: Bed,
+}
+
+impl Stage {
+    /// The veths and the node behind the first.
+    fn set_up(programs: &Path, cores: (usize, usize)) -> Result<Self> {
+        let bed = Bed::new()?;
+        let (cable, elsewhere) = (bed.cable(0)?, bed.cable(1)?);
+        // Without a filter a veth polls, and takes what a program sends it, only if it joins packets.
+        tool(&format!("ethtool -K {} gro on", cable.name()))?;
+        // The other side's kernel leaves checksums to a device that nobody has.
+        bed.there(|| tool("ethtool -K them0 tx off"))?;
+        let program = kernel::always(Answer::Drop)?;
+        let drop = kernel::attach(program.as_fd(), elsewhere.us)?;
+        let node = Node::start(programs, cores, &cable.name())?;
+        Ok(Self { node, cable, elsewhere, _drop: drop, bed })
+    }
+
+    fn turn(&self, core: usize, filtered: bool, flood: Flood) -> Result<Turn> {
+        let Self { node, cable, elsewhere, bed, .. } = self;
+        node.set_filter(&cable.name(), filtered)?;
+        let (before, before_elsewhere) = (dropped(&node.ledger()?, Reason::BadFrame), elsewhere.seen()?);
+        let stop = AtomicBool::new(false);
+        let (report, sent) = thread::scope(|scope| {
+            let onto = if flood == Flood::Elsewhere { elsewhere } else { cable };
+            let flood = (flood != Flood::Nowhere).then(|| {
+                scope.spawn(|| {
+                    crate::pin(core)?;
+                    self::flood(onto, bed, &stop)
+                })
+            });
+            let report = node.load(bed, core);
+            stop.store(true, Ordering::Relaxed);
+            let sent = flood.map_or(Ok(0), |flood| flood.join().expect("the flood does not panic"));
+            (report, sent)
+        });
+        let (report, sent) = (report?, sent?);
+        let junk = match flood {
+            Flood::Elsewhere => elsewhere.seen()? - before_elsewhere,
+            _ if filtered => dropped(&node.ledger()?, Reason::BadFrame) - before,
+            _ => sent,
+        };
+        let number = |value: &Value| value.as_f64().with_context(|| format!("a number is missing in {report}"));
+        let offered = number(&report["offered_messages"])?;
+        Ok(Turn {
+            offered,
+            lost: offered - number(&report["received_copies"])?,
+            p99_us: number(&report["end_to_end_ns"]["p99"])? / 1e3,
+            junk_seen: junk as f64,
+        })
+    }
 }
 
 /// One turn under the flood with the filter attached, for people who want to see it, with the filter's ledger.
 pub(crate) fn show(programs: &Path, cores: (usize, usize)) -> Result<Value> {
-    let (bed, cable, node) = set_up(programs, cores)?;
-    let turn = turn(&bed, &cable, &node, cores.1, true, true)?;
-    let ledger = node.ledger()?;
+    let stage = Stage::set_up(programs, cores)?;
+    let turn = stage.turn(cores.1, true, Flood::Here)?;
+    let ledger = stage.node.ledger()?;
     ensure!(adds_up(&ledger), "the filter's ledger does not add up: {ledger}");
     Ok(json!({
         "good_messages": turn.offered, "good_lost": turn.lost, "junk_dropped": turn.junk_seen, "p99_us": turn.p99_us,
@@ -253,16 +287,24 @@ pub(crate) fn show(programs: &Path, cores: (usize, usize)) -> Result<Value> {
     }))
 }
 
+/// The scenes of a round: whether the filter is on, and where the junk goes.
+const SCENES: [(bool, Flood); 5] = [
+    (false, Flood::Nowhere),
+    (false, Flood::Here),
+    (true, Flood::Nowhere),
+    (true, Flood::Here),
+    (true, Flood::Elsewhere),
+];
+
 /// All scenes by turns; the object that is shown, with what is held to something in `rows`.
 pub(crate) fn rows(programs: &Path, cores: (usize, usize), turns: usize, done: &mut dyn FnMut(Value)) -> Result<Value> {
     // A node has its cores to itself; on a shared machine this comes near it. What is started from here has it too.
     rustix::process::setpriority_process(None, PRIORITY).context("a higher priority needs root")?;
-    let (bed, cable, node) = set_up(programs, cores)?;
-    let scenes = [(false, false), (false, true), (true, false), (true, true)];
-    let mut all = [const { Vec::new() }; 4];
+    let stage = Stage::set_up(programs, cores)?;
+    let mut all = [const { Vec::new() }; SCENES.len()];
     for _ in 0..turns {
-        for ((filtered, flooded), turns) in scenes.into_iter().zip(&mut all) {
-            turns.push(turn(&bed, &cable, &node, cores.1, filtered, flooded)?);
+        for ((filtered, flood), turns) in SCENES.into_iter().zip(&mut all) {
+            turns.push(stage.turn(cores.1, filtered, flood)?);
         }
     }
     let shown = |turns: &[Turn]| {
@@ -277,6 +319,7 @@ pub(crate) fn rows(programs: &Path, cores: (usize, usize), turns: usize, done: &
         })
     };
     let scenes: Vec<Value> = all.iter().map(|turns| shown(turns)).collect();
+    // Of neighbouring turns, which what else the machine does reaches alike.
     let growth = |quiet: usize, flooded: usize| {
         let ratios = all[quiet].iter().zip(&all[flooded]).map(|(quiet, flooded)| flooded.p99_us / quiet.p99_us);
         median(&ratios.collect::<Vec<_>>())
@@ -285,9 +328,15 @@ pub(crate) fn rows(programs: &Path, cores: (usize, usize), turns: usize, done: &
     let held = |case: &str, value: f64, limit: f64| json!({ "case": case, "value": value, "at_most": limit, "target": limit, "reached": value <= limit });
     done(held("goodput: messages lost under the flood, filtered", lost, 0.0));
     done(held("goodput: P99 under the flood over P99 without, filtered", growth(2, 3), P99_GROWTH));
+    let told = |case: &str, value: f64| json!({ "case": case, "value": value });
+    let lost = scenes[4]["lost"].as_f64().unwrap_or(f64::NAN);
+    done(told("goodput: flood elsewhere: messages lost, filtered", lost));
+    done(told("goodput: flood elsewhere: P99 over P99 without, filtered", growth(2, 4)));
+    done(told("goodput: flood elsewhere: P99 under the flood here over it", growth(4, 3)));
     Ok(json!({
         "good_per_second": GOOD_PER_SECOND, "junk_times": TIMES,
         "unfiltered": scenes[0], "unfiltered_flooded": scenes[1], "filtered": scenes[2], "filtered_flooded": scenes[3],
+        "filtered_flooded_elsewhere": scenes[4], "p99_growth_elsewhere": growth(2, 4),
         "p99_growth_unfiltered": growth(0, 1), "p99_growth_filtered": growth(2, 3),
     }))
 }
