@@ -180,7 +180,7 @@ fn offer(args: &Args, node: &Node) -> Result<[Value; 2]> {
             .args(words)
             .args(["--seconds", &seconds.to_string()])
             .stdout(Stdio::piped())
-            .stderr(Stdio::null()) // each sees the other's messages in the node's ledgers, and says so
+            .stderr(Stdio::piped()) // each sees the other's messages in the node's ledgers, and says so
             .spawn()
             .context("cannot start tachyon-load")
     };
@@ -191,8 +191,10 @@ fn offer(args: &Args, node: &Node) -> Result<[Value; 2]> {
 }
 
 fn report(load: Child) -> Result<Value> {
-    let text = String::from_utf8(load.wait_with_output()?.stdout)?;
-    serde_json::from_str(text.lines().last().unwrap_or_default()).context("tachyon-load's report")
+    let output = load.wait_with_output()?;
+    let text = String::from_utf8(output.stdout)?;
+    serde_json::from_str(text.lines().last().unwrap_or_default())
+        .with_context(|| format!("tachyon-load said: {}", String::from_utf8_lossy(&output.stderr)))
 }
 
 fn row(case: &str, node: &Node, offered: [Value; 2]) -> Result<Value> {
