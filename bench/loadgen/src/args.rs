@@ -4,7 +4,12 @@ use crate::{lanes::Fabric, plan::Choice, schedule::Rate};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::{net::SocketAddr, path::PathBuf};
 use tachyon_driver_ether::Mac;
-use tachyon_wire::{LINE, frame::MESSAGES_MAX, message::INLINE_MAX};
+use tachyon_wire::{
+    LINE,
+    ack::{CLASS_ADMITTED, CLASS_DURABLE, CLASS_LOGGED},
+    frame::MESSAGES_MAX,
+    message::INLINE_MAX,
+};
 
 /// Offers load to a Tachyon node and proves what became of it.
 #[derive(Debug, Parser)]
@@ -31,6 +36,29 @@ pub enum Threads {
     Together,
     /// Each publisher in a thread of its own, all subscribers in another.
     Apart,
+}
+
+/// When a frame is settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Class {
+    /// It was judged.
+    Admitted,
+    /// What the truth log takes of it is written.
+    Logged,
+    /// What of it has to be on stable storage is there.
+    Durable,
+}
+
+impl Class {
+    /// Its number in acks.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Admitted => CLASS_ADMITTED,
+            Self::Logged => CLASS_LOGGED,
+            Self::Durable => CLASS_DURABLE,
+        }
+    }
 }
 
 /// What frames from the node carry.
@@ -167,6 +195,9 @@ pub struct RunArgs {
     /// Ask for acks and nacks, and count them.
     #[arg(long)]
     pub ack: bool,
+    /// Keep each frame until the node has settled it at this class, and send it again while no word of that comes. Counts as --ack.
+    #[arg(long, value_enum, value_name = "CLASS", conflicts_with_all = ["relay", "write"])]
+    pub until: Option<Class>,
     /// Bytes of inline payload; the first 16 carry the intended time and a sequence number.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u8).range(0..=48))]
     pub payload_bytes: u8,
@@ -286,7 +317,11 @@ impl RunArgs {
         };
         match phases.iter().find(|phase| phase.forged + phase.replayed > 1.0) {
             Some(phase) => Err(format!("phase `{}`: forged and replayed share are more than 1 together", phase.name)),
-            None => Ok(phases),
+            // The number of a forged frame is never settled, so what follows it would wait for ever.
+            None => match phases.iter().find(|phase| self.until.is_some() && phase.forged > 0.0) {
+                Some(phase) => Err(format!("phase `{}`: forged frames are never settled; leave --until out", phase.name)),
+                None => Ok(phases),
+            },
         }
     }
 

@@ -16,6 +16,8 @@ pub struct Offered {
     pub forged: [u64; Kind::ALL.len()],
     /// Repeated frames among them.
     pub replayed: u64,
+    /// What became of frames that were kept until they are settled.
+    pub settled: Settled,
     /// Frames handed over more than [`LATE_NS`](crate::schedule::LATE_NS) after their time.
     pub late: u64,
     /// The longest any run was handed over after its time, ns.
@@ -53,6 +55,7 @@ impl Offered {
             *sum += count;
         }
         self.replayed += other.replayed;
+        self.settled.merge(&other.settled);
         self.late += other.late;
         self.behind_max_ns = self.behind_max_ns.max(other.behind_max_ns);
         self.missed += other.missed;
@@ -65,6 +68,29 @@ impl Offered {
     #[must_use]
     pub fn forged_frames(&self) -> u64 {
         self.forged.iter().sum()
+    }
+}
+
+/// What became of frames that are kept until they are settled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// Times one of them was sent again; those are offered frames too, without messages of their own.
+    pub retransmitted: u64,
+    /// Settled at the class that was asked for, every message accepted.
+    pub acked: u64,
+    /// Settled, with a message refused.
+    pub refused: u64,
+    /// Sent so often in vain that nothing more was to be expected.
+    pub given_up: u64,
+}
+
+impl Settled {
+    /// Adds another phase's or publisher's.
+    pub const fn merge(&mut self, other: &Self) {
+        self.retransmitted += other.retransmitted;
+        self.acked += other.acked;
+        self.refused += other.refused;
+        self.given_up += other.given_up;
     }
 }
 

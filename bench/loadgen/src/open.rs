@@ -1,7 +1,7 @@
 //! Everything that must be there before the first frame: topics, sessions, threads with their ports, subscriptions.
 
 use crate::{
-    args::RunArgs,
+    args::{Class, RunArgs},
     capture,
     forge::{Kind, Victim},
     hire::{self, Equipment, Hand, Roster},
@@ -87,7 +87,8 @@ pub fn open(
         frames_most: hire::frames_most(64 * (frame_messages + 1)),
         payload_bytes: args.payload_bytes,
         class: args.class,
-        ack: args.ack,
+        ack: args.ack || args.until.is_some(),
+        until: args.until.map(Class::number),
     };
     let rosters = rosters(args, node)?;
     let hands: Vec<Hand> = rosters.iter().cloned().map(hire).collect::<Result<_>>()?;

@@ -7,11 +7,12 @@ use crate::{
     plan::{Pick, Plan, Random},
     reader::Reader,
     schedule::{LATE_NS, Schedule},
+    unsettled::Unsettled,
 };
 use std::sync::Arc;
 use tachyon_driver_api::{Buffer, CompletionBatch, Pool, QueueStats, RxBatch, RxQueue, Transmit, TxBatch, TxQueue};
 use tachyon_wire::{
-    Endpoint, LINE, Message,
+    Endpoint, FrameHeader, LINE, Message,
     build::{FrameFields, Seal, seal},
     frame::{ACK_WANTED, KIND_ACK, KIND_DATA, KIND_HEARTBEAT, KIND_NACK},
     message::INLINE_MAX,
@@ -75,6 +76,8 @@ pub struct Shape {
     pub class: u8,
     /// Ask for acks.
     pub ack: bool,
+    /// Keep frames until they are settled at this class.
+    pub until: Option<u8>,
 }
 
 impl Shape {
@@ -122,6 +125,7 @@ pub struct Publisher<Q> {
     sequence: u64,
     serial: u32,
     saved: Vec<Vec<u8>>,
+    unsettled: Unsettled,
     offered: Offered,
     replies: Replies,
 }
@@ -176,6 +180,7 @@ impl<Q: RxQueue + TxQueue> Publisher<Q> {
             sequence: 0,
             serial: 0,
             saved: vec![Vec::new(); shards],
+            unsettled: Unsettled::default(),
             offered: Offered::default(),
             replies: Replies::default(),
         }
@@ -217,13 +222,15 @@ impl<Q: RxQueue + TxQueue> Publisher<Q> {
     pub fn idle(&self, now_ns: u64) -> bool {
         let over =
             self.part.as_ref().is_none_or(|part| part.schedule.over(now_ns) || part.schedule.next_due().is_none());
-        over && self.pending.is_empty() && self.in_flight == 0
+        over && self.pending.is_empty() && self.in_flight == 0 && self.unsettled.is_empty()
     }
 
     /// When there is something to send next; `None` if nothing is planned.
     #[must_use]
     pub fn next_due(&self) -> Option<u64> {
-        self.part.as_ref().and_then(|part| part.schedule.next_due())
+        // Where no more may be kept, only an answer or a repeat makes room.
+        let planned = self.part.as_ref().filter(|_| self.may_send()).and_then(|part| part.schedule.next_due());
+        [planned, self.unsettled.next_due()].into_iter().flatten().min()
     }
 
     /// Sleeps until an answer or a completion may be there, at most `ns`.
@@ -233,9 +240,9 @@ impl<Q: RxQueue + TxQueue> Publisher<Q> {
 
     /// One turn: takes back what is sent, counts answers, hands over what is due. Returns how much there was to do.
     pub fn turn(&mut self, now_ns: u64) -> usize {
-        let mut worked = self.complete() + self.listen();
+        let mut worked = self.complete() + self.listen() + self.repeat(now_ns);
         for _ in 0..RUNS_PER_TURN {
-            if self.pending.is_full() || self.pool.free() == 0 {
+            if self.pending.is_full() || self.pool.free() == 0 || !self.may_send() {
                 break;
             }
             let Some(due) = self.part.as_mut().and_then(|part| part.schedule.take(now_ns)) else { break };
@@ -247,6 +254,27 @@ impl<Q: RxQueue + TxQueue> Publisher<Q> {
             self.in_flight += self.queue.tx_burst(&mut self.pending);
         }
         worked
+    }
+
+    /// Whether another run may be kept, if it has to be.
+    fn may_send(&self) -> bool {
+        let frames = self.part.as_ref().map_or(0, |part| part.frames_per_run.min(self.shape.frames_most) as usize);
+        self.shape.until.is_none() || self.unsettled.has_room(frames)
+    }
+
+    /// Sends what was not settled in time again.
+    fn repeat(&mut self, now_ns: u64) -> usize {
+        let Self { unsettled, offered, pending, pool, node, .. } = self;
+        let room = (pending.capacity() - pending.len()).min(pool.free());
+        let sent = unsettled.repeat(now_ns, room, &mut offered.settled, |shard, bytes| {
+            let Some(mut buffer) = pool.get() else { return };
+            buffer.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
+            let len = u32::try_from(bytes.len()).unwrap_or(0);
+            let destination = Endpoint { port: (node.port.get() + shard).into(), ..*node };
+            pending.push(Transmit { buffer, offset: 0, len, stride: len, shard, destination, token: 1 });
+        });
+        offered.frames += sent as u64;
+        sent
     }
 
     fn complete(&mut self) -> usize {
@@ -268,11 +296,16 @@ impl<Q: RxQueue + TxQueue> Publisher<Q> {
         for received in self.received.drain(..) {
             let (start, end) = (received.offset as usize, received.offset as usize + received.len as usize);
             for bytes in received.buffer.bytes()[start..end].chunks(received.stride as usize) {
-                let kind = self.reader.check(bytes, received.shard).map(|frame| frame.header.kind);
-                match kind {
-                    Ok(KIND_ACK) => self.replies.acks += 1,
-                    Ok(KIND_NACK) => self.replies.nacks += 1,
-                    Ok(KIND_HEARTBEAT) => self.replies.heartbeats += 1,
+                let frame = self.reader.check(bytes, received.shard);
+                match frame.map(|frame| (frame.header.kind, frame.ack())) {
+                    Ok((KIND_ACK, ack)) => {
+                        self.replies.acks += 1;
+                        if let Some(ack) = ack.filter(|ack| Some(ack.class) == self.shape.until) {
+                            self.unsettled.settle(ack, &mut self.offered.settled);
+                        }
+                    }
+                    Ok((KIND_NACK, _)) => self.replies.nacks += 1,
+                    Ok((KIND_HEARTBEAT, _)) => self.replies.heartbeats += 1,
                     _ => self.replies.anomalies += 1,
                 }
             }
@@ -305,6 +338,9 @@ impl<Q: RxQueue + TxQueue> Publisher<Q> {
                 break;
             };
             self.finish(bytes, stream, shard, forged, replayed > 0.0);
+            if self.shape.until.is_some() {
+                self.keep(bytes, now_ns);
+            }
             filled += 1;
         }
         self.count(filled, due, now_ns);
@@ -316,6 +352,14 @@ impl<Q: RxQueue + TxQueue> Publisher<Q> {
         let destination = Endpoint { port: (self.node.port.get() + shard).into(), ..self.node };
         let item = Transmit { buffer, offset: 0, len, stride: len / filled, shard, destination, token: filled };
         self.pending.push(item);
+    }
+
+    /// Keeps a sealed frame until it is settled.
+    fn keep(&mut self, bytes: &[u8], now_ns: u64) {
+        if let Ok((header, _)) = FrameHeader::ref_from_prefix(bytes) {
+            let stream = (header.session_id.get(), header.shard.get(), header.epoch.get());
+            self.unsettled.keep(stream, header.frame_id.get(), bytes, now_ns);
+        }
     }
 
     fn count(&mut self, frames: u32, due: u64, now_ns: u64) {

@@ -241,6 +241,12 @@ impl Run {
             "offered_runs": offered.runs,
             "forged": { "frames": offered.forged_frames(), "kinds": kinds.collect::<Map<_, _>>() },
             "replayed": { "frames": offered.replayed, "ends_in": Reason::Replay.code() },
+            "settled": {
+                "acked_frames": offered.settled.acked,
+                "refused_frames": offered.settled.refused,
+                "retransmitted_frames": offered.settled.retransmitted,
+                "given_up_frames": offered.settled.given_up,
+            },
             "behind": {
                 "late_frames": offered.late,
                 "missed_frames": offered.missed,
@@ -263,6 +269,7 @@ impl Run {
                 summary.anomalies.iter().map(|(anomaly, count)| (Anomaly::name(*anomaly).to_owned(), json!(count)));
             json!({
                 "copies": heard.copies,
+                "doubles": heard.doubles,
                 "frames": heard.frames,
                 "gap_frames": summary.gap_frames,
                 "overflow": summary.overflow,
@@ -271,6 +278,7 @@ impl Run {
         });
         json!({
             "received_copies": whole.copies,
+            "doubles_dropped": whole.doubles,
             "subscribers": each.collect::<Vec<_>>(),
             "routes": self.routes_json(whole),
             "end_to_end_ns": self.latency_json(&whole.latency),

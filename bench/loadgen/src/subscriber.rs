@@ -1,6 +1,7 @@
 //! One subscriber: reads, verifies and counts every frame that a node sends it.
 
 use crate::{
+    events::Events,
     publisher::intended_ns,
     reader::{Anomaly, Reader},
     track::{Arrival, Track},
@@ -29,6 +30,8 @@ pub fn latency_histogram() -> Histogram<u64> {
 pub struct Heard {
     /// Copies, in frames that verified and came for the first time.
     pub copies: u64,
+    /// Those among them that came before, by their identity, and that a program would drop.
+    pub doubles: u64,
     /// Those frames.
     pub frames: u64,
     /// Copies by `route_id`.
@@ -39,7 +42,7 @@ pub struct Heard {
 
 impl Default for Heard {
     fn default() -> Self {
-        Self { copies: 0, frames: 0, routes: BTreeMap::new(), latency: latency_histogram() }
+        Self { copies: 0, doubles: 0, frames: 0, routes: BTreeMap::new(), latency: latency_histogram() }
     }
 }
 
@@ -50,6 +53,7 @@ impl Heard {
     /// Never: all histograms here have the same bounds.
     pub fn merge(&mut self, other: &Self) {
         self.copies += other.copies;
+        self.doubles += other.doubles;
         self.frames += other.frames;
         for (route, copies) in &other.routes {
             *self.routes.entry(*route).or_default() += copies;
@@ -66,6 +70,7 @@ pub struct Subscriber<Q> {
     reader: Reader,
     received: RxBatch,
     tracks: HashMap<(u32, u32, u16), Track>,
+    events: Events,
     heard: Heard,
     anomalies: BTreeMap<Anomaly, u64>,
 }
@@ -80,6 +85,7 @@ impl<Q: RxQueue + TxQueue> Subscriber<Q> {
             reader,
             received: RxBatch::new(),
             tracks: HashMap::new(),
+            events: Events::default(),
             heard: Heard::default(),
             anomalies: BTreeMap::new(),
         }
@@ -130,6 +136,7 @@ impl<Q: RxQueue + TxQueue> Subscriber<Q> {
         let copies = u64::from(frame.header.count.get());
         self.heard.copies += copies;
         self.heard.frames += 1;
+        self.heard.doubles += frame.provenance.iter().filter(|event| !self.events.is_new(event)).count() as u64;
         *self.heard.routes.entry(frame.header.route_id.get()).or_default() += copies;
         // Neighbours mostly come from one run and have one intended time: recorded together, they cost one look-up.
         let same_time = frame.messages.chunk_by(|one, next| intended_ns(one) == intended_ns(next));

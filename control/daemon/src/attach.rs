@@ -10,7 +10,7 @@ use crate::{
 use std::sync::Arc;
 use tachyon_segment::{
     StatsReader,
-    handover::{ControlEnd, Hello},
+    handover::{ControlEnd, Hello, Request},
 };
 use tracing::{info, warn};
 
@@ -39,8 +39,7 @@ impl State {
             let ending: Vec<u32> = self.sessions.values().filter(|s| s.ending).map(|s| s.session_id).collect();
             self.end_sessions(&ending)?;
         } else {
-            self.resend_sessions()?;
-            self.resend_subscribers()?;
+            self.restore()?;
             self.registry.commit(&[Change::Attachment(&now)])?;
             self.attachment = Some(now);
         }
@@ -68,6 +67,27 @@ impl State {
         }
         // What was refused is no reason to do without the node; a lost connection is.
         self.node().map(|_| ())
+    }
+
+    /// Gives a node that starts anew its sessions and subscribers, and what the truth log has of before. Sessions with windows are
+    /// open only once all of it is told: an answer must neither come from half a window nor before what it promises has left.
+    fn restore(&mut self) -> Result<(), Refusal> {
+        let sessions = self.sessions.keys().copied().collect();
+        let restored = self.log.as_ref().map(|log| log.restored(sessions)).unwrap_or_default();
+        for problem in &restored.problems {
+            warn!("sessions may have to begin a new epoch: {problem}");
+        }
+        self.resend_sessions(&restored)?;
+        self.resend_subscribers()?;
+        for again in &restored.again {
+            self.call(&Request::Again(Box::new(*again)))?;
+        }
+        self.reopen_sessions(&restored)?;
+        let (sessions, again) = (restored.windows.len(), restored.again.len());
+        if sessions + again > 0 {
+            info!("{sessions} sessions go on where the log ends; {again} messages are forwarded again");
+        }
+        Ok(())
     }
 
     /// Ends all sessions and subscriptions without the node, which has none of them.

@@ -14,6 +14,7 @@ mod scrub;
 mod shard;
 mod source;
 mod status;
+mod windows;
 mod worker;
 mod writer;
 
@@ -23,6 +24,7 @@ use keys::{KeyFile, SigningKey};
 use rulesets::Rulesets;
 use rustix::time::{ClockId, clock_gettime};
 use std::{
+    collections::BTreeMap,
     fs,
     os::unix::fs::DirBuilderExt,
     path::PathBuf,
@@ -36,6 +38,7 @@ use std::{
 use tachyon_config::TruthLogSection;
 use tachyon_proto::v1;
 use tachyon_segment::TapReader;
+use tachyon_wire::command::{Again, Restore};
 use tracing::{info, warn};
 use writer::Writer;
 
@@ -46,6 +49,8 @@ pub(crate) use status::LogStatus;
 const PAUSE: [Duration; 2] = [Duration::from_micros(50), Duration::from_millis(1)];
 /// How often the status is told anew.
 const TELL: Duration = Duration::from_millis(100);
+/// How long a node that starts waits until its sessions' windows are on stable storage, and thus certain.
+const RESTORE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long an orderly end waits for the disk.
 const END_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -99,7 +104,20 @@ impl Settings {
 enum Word {
     Attach([u8; 16], Vec<TapReader>),
     Ruleset(u64, Arc<[u8]>),
+    /// Asks for what a start of `tachyond` has to know of these sessions.
+    Restore(Vec<u32>, Sender<Restored>),
     End,
+}
+
+/// What a start of `tachyond` is told of what was before it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Restored {
+    /// By session: its windows. A session that is not here begins a new epoch.
+    pub(crate) windows: BTreeMap<u32, Vec<Restore>>,
+    /// Durable messages that may not have left, shard by shard in their order.
+    pub(crate) again: Vec<Again>,
+    /// What is missing here, and why.
+    pub(crate) problems: Vec<String>,
 }
 
 /// The log as the rest of control sees it. Ends in good order when it is dropped.
@@ -171,6 +189,17 @@ impl Log {
         self.tell(Word::Ruleset(version, image.into()));
     }
 
+    /// What the node that was attached last has to know of these sessions. Waits until all that the log has is on stable storage;
+    /// what is not in time is a problem, and left out.
+    pub(crate) fn restored(&self, sessions: Vec<u32>) -> Restored {
+        let (say, hear) = mpsc::channel();
+        self.tell(Word::Restore(sessions, say));
+        hear.recv_timeout(RESTORE_PATIENCE * 2).unwrap_or_else(|_| {
+            let problem = "the log's thread does not answer".to_owned();
+            Restored { problems: vec![problem], ..Restored::default() }
+        })
+    }
+
     fn tell(&self, word: Word) {
         // The thread ends only with us, or by a fault of its own that its panic has told already.
         let _ = self.words.send(word);
@@ -203,6 +232,7 @@ impl Drop for Log {
 /// The thread.
 fn run(writer: &mut Writer<OnDisk, TapReader>, words: &Receiver<Word>, status: &Mutex<LogStatus>) {
     let (mut pause, mut told) = (PAUSE[0], Instant::now());
+    let mut asked: Option<(Vec<u32>, Sender<Restored>, Instant)> = None;
     loop {
         let heard = match words.recv_timeout(pause) {
             Ok(word) => Some(word),
@@ -213,9 +243,15 @@ fn run(writer: &mut Writer<OnDisk, TapReader>, words: &Receiver<Word>, status: &
         match heard {
             Some(Word::Attach(boot_id, taps)) => writer.attach(Now::read(), boot_id, taps),
             Some(Word::Ruleset(version, image)) => writer.add_ruleset(version, image),
+            Some(Word::Restore(sessions, say)) => asked = Some((sessions, say, Instant::now() + RESTORE_PATIENCE)),
             Some(Word::End) => break,
             None => {}
         }
+        asked = asked.filter(|(sessions, say, end)| {
+            let restored = writer.restored(Now::read(), sessions, Instant::now() < *end);
+            // Whoever asked may have gone.
+            restored.map(|restored| say.send(restored)).is_none()
+        });
         let busy = writer.step(Now::read());
         pause = match () {
             () if busy => Duration::ZERO,

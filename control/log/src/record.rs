@@ -151,6 +151,8 @@ pub fn wire_command(number: u8, bytes: &[u8]) -> Option<tachyon_wire::command::C
         3 => AddSubscriber::read_from_bytes(bytes).ok().map(Wire::AddSubscriber),
         4 => id().map(Wire::RemoveSubscriber),
         5 => tachyon_wire::command::Lease::read_from_bytes(bytes).ok().map(Wire::Lease),
+        7 => tachyon_wire::command::Restore::read_from_bytes(bytes).ok().map(Wire::Restore),
+        8 => tachyon_wire::command::Again::read_from_bytes(bytes).ok().map(Wire::Again),
         _ => None,
     }
 }
@@ -171,11 +173,14 @@ impl Command {
             }
             Wire::RemoveSubscriber(slot) => (4, slot.to_le_bytes().to_vec()),
             Wire::Lease(lease) => (5, lease.as_bytes().to_vec()),
+            Wire::Restore(restore) => (7, restore.as_bytes().to_vec()),
+            Wire::Again(again) => (8, again.as_bytes().to_vec()),
         };
         Self { number, bytes }
     }
 
-    /// Which command: 1 open session, 2 close session, 3 add subscriber, 4 remove subscriber, 5 lease.
+    /// Which command: 1 open session, 2 close session, 3 add subscriber, 4 remove subscriber, 5 lease, 7 restore,
+    /// 8 again.
     #[must_use]
     pub const fn number(&self) -> u8 {
         self.number
@@ -296,6 +301,8 @@ impl Command {
             2 | 4 => 4,
             3 => size_of::<AddSubscriber>(),
             5 => size_of::<tachyon_wire::command::Lease>(),
+            7 => size_of::<tachyon_wire::command::Restore>(),
+            8 => size_of::<tachyon_wire::command::Again>(),
             _ => return None,
         };
         (bytes.len() == expected).then(|| Self { number: *number, bytes: bytes.to_vec() })

@@ -7,10 +7,10 @@
 use crate::record::Command as LoggedCommand;
 use core::fmt;
 use tachyon_wire::{
-    command::{AddSubscriber, Command, OpenSession},
+    command::{AddSubscriber, Again, Command, OpenSession, Restore},
     tap::{
-        self, ALIGN, COMMAND_ADD_SUBSCRIBER, COMMAND_CLOSE_SESSION, COMMAND_LEASE, COMMAND_OPEN_SESSION, COMMAND_PARTS,
-        COMMAND_REMOVE_SUBSCRIBER, COMMAND_SETUP, CommandHeader, ENTRY_DURABLE, FRAME_WHOLE, FrameEntry, FramePart,
+        self, ALIGN, COMMAND_ADD_SUBSCRIBER, COMMAND_AGAIN, COMMAND_CLOSE_SESSION, COMMAND_LEASE, COMMAND_OPEN_SESSION, COMMAND_PARTS,
+        COMMAND_REMOVE_SUBSCRIBER, COMMAND_RESTORE, COMMAND_SETUP, CommandHeader, ENTRY_DURABLE, FRAME_WHOLE, FrameEntry, FramePart,
         Item, Setup, TURN_BYTES, TURN_DURABLE, Turn, TurnParts,
     },
 };
@@ -183,6 +183,8 @@ fn without_keys(number: u8, bytes: &[u8], keys: &mut Vec<[u8; 32]>) -> Vec<u8> {
         }),
         COMMAND_CLOSE_SESSION | COMMAND_REMOVE_SUBSCRIBER => (bytes.len() == 4).then(|| bytes.to_vec()),
         COMMAND_LEASE => (bytes.len() == 8).then(|| bytes.to_vec()),
+        COMMAND_RESTORE => (bytes.len() == size_of::<Restore>()).then(|| bytes.to_vec()),
+        COMMAND_AGAIN => (bytes.len() == size_of::<Again>()).then(|| bytes.to_vec()),
         // Sizes and offsets; a replay starts its worker with them.
         COMMAND_SETUP => (bytes.len() == size_of::<Setup>()).then(|| bytes.to_vec()),
         _ => None,

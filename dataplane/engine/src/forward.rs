@@ -55,13 +55,27 @@ impl Egress<'_> {
         stats: &mut WorkerStats,
     ) {
         let (message, identity) = (&frame.messages[index], identity(frame, index));
-        let payload = payload_of(frame, message);
+        self.forward_as(hop, targets, message, &identity, payload_of(frame, message), pool, stats);
+    }
+
+    /// Copies a message with an identity to every target of its route.
+    #[expect(clippy::too_many_arguments, reason = "the message and what belongs to it beside whose they are")]
+    pub(crate) fn forward_as(
+        &mut self,
+        hop: Hop<'_>,
+        targets: &[Target],
+        message: &Message,
+        identity: &Provenance,
+        payload: Option<&[u8]>,
+        pool: &mut Pool,
+        stats: &mut WorkerStats,
+    ) {
         for (target, subscriber) in (hop.rule.first_target.get()..).zip(targets) {
             stats.counters.copies_due += 1;
             let copied = match payload {
-                None => self.append_identified(hop, target, subscriber.get(), message, &identity, pool, stats),
+                None => self.append_identified(hop, target, subscriber.get(), message, identity, pool, stats),
                 Some(payload) => {
-                    let with = (&identity, payload);
+                    let with = (identity, payload);
                     self.forward_payload(hop, target, subscriber.get(), message, with, pool, stats)
                 }
             };

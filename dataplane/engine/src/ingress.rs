@@ -1,6 +1,9 @@
 //! From bytes to an admitted frame: the frame checks in the order of the wire document.
 
-use crate::{stream::Stream, window::Window};
+use crate::{
+    stream::Stream,
+    window::{WINDOW, Window},
+};
 use arrayvec::ArrayVec;
 use core::ops::Range;
 use tachyon_kernels::{
@@ -162,7 +165,7 @@ impl<'a> Ingress<'a> {
     pub fn open(&mut self, open: &command::OpenSession) {
         let same = self.anew(open).is_empty();
         let slot = self.slot(open.session_id.get());
-        let floor = open.epoch_floor.get();
+        let (floor, restoring) = (open.epoch_floor.get(), open.flags & command::SESSION_RESTORING != 0);
         let before = &self.sessions[slot];
         let same_reply = before.reply_id == open.reply_session_id.get() && before.reply_master == open.reply_master;
         self.sessions[slot] = Session {
@@ -175,7 +178,7 @@ impl<'a> Ingress<'a> {
                 class_cap: open.class_cap,
                 system: open.flags & command::SESSION_SYSTEM != 0,
             },
-            is_open: true,
+            is_open: !restoring,
             by_node: open.flags & command::SESSION_NODE != 0,
             tag_required: open.flags & command::SESSION_TAG_REQUIRED != 0,
             pinned: open.pinned,
@@ -185,13 +188,41 @@ impl<'a> Ingress<'a> {
         for window in &mut self.windows[slot * self.owned..][..self.owned] {
             if !same {
                 *window = Window::opened(floor, self.boot);
-            } else if window.epoch < floor {
+            } else if window.epoch < floor && !restoring {
+                // While it is restored, one that is there already knows more than the log.
                 window.restart(floor, None);
             }
             if !same_reply {
                 window.reply = Stream::of_boot(self.boot);
             }
         }
+    }
+
+    /// Gives a window back a part of what it was before a restart: see [`command::Restore`].
+    /// The window's index, if it goes on under that epoch.
+    pub fn restore(&mut self, owned: u16, restore: &command::Restore) -> Option<usize> {
+        let (_, index) = self.places(restore.session_id.get(), owned)?;
+        let (window, epoch, top) = (&mut self.windows[index], restore.epoch.get(), restore.top.get());
+        if window.epoch != epoch {
+            if !window.is_untouched() {
+                return None;
+            }
+            window.restart(epoch, None);
+        }
+        let first = u32::from(restore.word) * 64;
+        for back in 0..WINDOW.min(top) {
+            let id = top - back;
+            // Where it is among the bits of all words, counted from the first of these.
+            let at = (id % WINDOW).wrapping_sub(first);
+            let (Some(seen), Some(refused)) = (restore.seen.get(at as usize / 64), restore.refused.get(at as usize / 64))
+            else {
+                continue;
+            };
+            if seen.get() >> (at % 64) & 1 != 0 {
+                window.restore(top, id, refused.get() >> (at % 64) & 1 != 0);
+            }
+        }
+        Some(index)
     }
 
     /// Ends a session.
@@ -337,8 +368,11 @@ impl<'a> Ingress<'a> {
         let (tagged, epoch, id) = (found.proof != Proof::Crc, frame.header.epoch.get(), frame.header.frame_id.get());
         let window = &mut self.windows[index];
         let new_key = if found.proof == Proof::NewKey { Some(found.new_key) } else { None };
-        follow_epoch(window, epoch, tagged, new_key)?;
         let refused = |reason| Refused { reason, verified: Some((found.session, index)) };
+        // The ack of an older epoch's frame tells its sender which epoch there is now.
+        let is_older = epoch < window.epoch;
+        let stale = |reason: Reason| if is_older { refused(reason) } else { reason.into() };
+        follow_epoch(window, epoch, tagged, new_key).map_err(stale)?;
         window.settle(id, tagged).map_err(refused)?;
         if let Err(reason) = payload::check(frame) {
             window.mark_refused(epoch, id);

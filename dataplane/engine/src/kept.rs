@@ -55,6 +55,13 @@ impl Pending {
         self.unstable[word] |= if durable { bit } else { 0 };
     }
 
+    /// Notes that everything up to `top` is where it has to be, so that acks say so of an epoch of before a restart.
+    pub(crate) fn restore(&mut self, epoch: u32, top: u32) {
+        if !self.knows(epoch) {
+            *self = Self { epoch, top, ..Self::NONE };
+        }
+    }
+
     fn clear(&mut self, id: u32, stable: bool) {
         let (word, bit) = place(id);
         self.unwritten[word] &= !bit;

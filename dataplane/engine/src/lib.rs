@@ -26,6 +26,7 @@ pub mod pressure;
 mod ready;
 mod record;
 pub mod reply;
+mod restore;
 mod seal;
 pub mod stream;
 pub mod tap;

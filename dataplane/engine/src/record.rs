@@ -9,6 +9,7 @@ use tachyon_wire::{
     tap::{
         self, ALIGN, CommandHeader, ENTRY_BYTES, ENTRY_DURABLE, ENTRY_LOGGED, ENTRY_REASONS, FRAME_REFUSED,
         FRAME_STUBS, FRAME_WHOLE, FrameEntry, HEAD_BYTES, HELD, ITEM_BYTES, Item, STUB_BYTES, Setup, TURN_BYTES,
+        WITHHELD,
     },
 };
 use zerocopy::{IntoBytes, byteorder::little_endian::U16};
@@ -17,6 +18,8 @@ use zerocopy::{IntoBytes, byteorder::little_endian::U16};
 pub(crate) const COMMAND_BYTES_MAX: usize = 256;
 const _: () = assert!(size_of::<tachyon_wire::command::OpenSession>() + ALIGN + 8 <= COMMAND_BYTES_MAX);
 const _: () = assert!(size_of::<tachyon_wire::command::AddSubscriber>() + ALIGN + 8 <= COMMAND_BYTES_MAX);
+const _: () = assert!(size_of::<tachyon_wire::command::Restore>() + ALIGN + 8 <= COMMAND_BYTES_MAX);
+const _: () = assert!(size_of::<tachyon_wire::command::Again>() + ALIGN + 8 <= COMMAND_BYTES_MAX);
 
 /// Most bytes that a received buffer can add to a record.
 pub(crate) fn bytes_max(item: &Received) -> usize {
@@ -104,6 +107,8 @@ impl<'r> Record<'r> {
                 (tap::COMMAND_REMOVE_SUBSCRIBER, &id)
             }
             Command::Lease(lease) => (tap::COMMAND_LEASE, lease.as_bytes()),
+            Command::Restore(restore) => (tap::COMMAND_RESTORE, restore.as_bytes()),
+            Command::Again(again) => (tap::COMMAND_AGAIN, again.as_bytes()),
         };
         self.part(number, body);
     }
@@ -174,7 +179,7 @@ impl<'r> Record<'r> {
     ) {
         self.of(item, place);
         let mixed = summary.is_any_durable() && !summary.are_all_durable();
-        let words = summary.is_any_refused() || mixed;
+        let words = summary.is_any_stopped() || mixed;
         let flags = if words { ENTRY_REASONS } else { 0 }
             | if summary.is_any_durable() { ENTRY_DURABLE } else { 0 }
             | if summary.is_for_log() { ENTRY_LOGGED } else { 0 };
@@ -211,7 +216,11 @@ impl<'r> Record<'r> {
         for group in verdicts.chunks(ALIGN) {
             let mut words = [0; ALIGN];
             for (word, verdict) in words.iter_mut().zip(group) {
-                *word = if verdict.is_durable() { HELD } else { verdict.reason() };
+                *word = match verdict {
+                    _ if verdict.is_durable() => HELD,
+                    _ if verdict.is_withheld() => WITHHELD,
+                    _ => verdict.reason(),
+                };
             }
             self.put(&words);
         }

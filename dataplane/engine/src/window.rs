@@ -143,6 +143,23 @@ impl Window {
         id <= self.top && self.top - id < WINDOW && self.frames[word(id)].refused & bit(id) != 0
     }
 
+    /// Whether no frame of its epoch came to it yet.
+    pub(crate) const fn is_untouched(&self) -> bool {
+        self.top == 0 && self.key.is_none()
+    }
+
+    /// Takes over what was known of a frame before a restart, if it is not too old by now.
+    pub(crate) fn restore(&mut self, top: u32, id: u32, refused: bool) {
+        if top > self.top {
+            self.advance(top);
+        }
+        if id >= 1 && self.top.checked_sub(id).is_some_and(|behind| behind < WINDOW) {
+            let frames = &mut self.frames[word(id)];
+            frames.seen |= bit(id);
+            frames.refused |= if refused { bit(id) } else { 0 };
+        }
+    }
+
     /// The highest frame that is settled, and what is known of it and those before it.
     pub(crate) const fn state(&self) -> (u32, [Frames; WORDS]) {
         (self.top, self.frames)

@@ -298,6 +298,8 @@ impl<'a, Q: RxQueue + TxQueue, H: Host, T: Tap> Worker<'a, Q, H, T> {
                     let inputs = Inputs { tick_ns: now_ns, ruleset, pressure: 0 };
                     tachyon_policy::set_lease(&inputs, &mut self.tables, lease);
                 }
+                Command::Restore(restore) => self.restore(&restore),
+                Command::Again(again) => self.forward_again(now_ns, &again),
             }
         }
         commands

@@ -9,6 +9,7 @@ use crate::{
     port_desk::PortDesk,
     state::StateFolder,
     taps::Taps,
+    topology,
     voice::Voice,
     worker::{Clock, End, Gauges, Image, Item},
 };
@@ -326,6 +327,8 @@ impl Housekeeping {
             }
             Request::AttachFilter(name) => self.set_filter("attached", &name, Filters::attach),
             Request::DetachFilter(name) => self.set_filter("detached", &name, Filters::detach),
+            Request::Restore(part) => self.tell_owner(part.shard.get(), Command::Restore(*part)),
+            Request::Again(again) => self.tell_owner(again.identity.shard.get(), Command::Again(*again)),
             Request::Port(_)
             | Request::Lane(_)
             | Request::Filter(_)
@@ -381,6 +384,16 @@ impl Housekeeping {
         }
         // There is room: only this thread fills the rings.
         Ok(self.desks.iter_mut().filter_map(|desk| desk.send(Item::Command(command))).collect())
+    }
+
+    /// To the worker that has a shard.
+    fn tell_owner(&mut self, shard: u16, command: Command) -> Result<(), Refusal> {
+        let (shards, workers) = (self.hello.shard_count, self.hello.workers);
+        if shard >= shards {
+            return Err(Refusal::never(format!("there is no shard {shard} of {shards}")));
+        }
+        let desk = self.desks.get_mut(usize::from(topology::owner(shard, workers)));
+        desk.and_then(|desk| desk.send(Item::Command(command))).map(|_| ()).ok_or_else(Refusal::busy)
     }
 
     fn add_subscriber(&mut self, add: AddSubscriber) -> Result<(), Refusal> {

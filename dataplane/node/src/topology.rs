@@ -85,10 +85,15 @@ impl Plan {
             worker,
             cpu: cpu.map(|cpu| cpu.number),
             numa_node: cpu.map(|cpu| cpu.numa_node),
-            shards: (0..file.network.shard_count).filter(|shard| shard % count == worker).collect(),
+            shards: (0..file.network.shard_count).filter(|shard| owner(*shard, count) == worker).collect(),
         });
         Ok(Self { workers: workers.collect(), degraded })
     }
+}
+
+/// The worker, of so many, that owns a shard.
+pub(crate) const fn owner(shard: u16, workers: u16) -> u16 {
+    shard % workers
 }
 
 /// A physical core that two workers are on.

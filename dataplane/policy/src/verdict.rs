@@ -158,6 +158,13 @@ impl Summary {
     pub const fn is_any_refused(self) -> bool {
         self.any & REFUSED != 0
     }
+
+    /// A message was refused, or is not forwarded, because the log does not take it.
+    #[inline]
+    #[must_use]
+    pub const fn is_any_stopped(self) -> bool {
+        self.any & (REFUSED | WITHHELD) != 0
+    }
 }
 
 impl Default for Verdict {

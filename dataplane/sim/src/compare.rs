@@ -7,7 +7,7 @@ use tachyon_wire::{
     command::{AddSubscriber, OpenSession},
     tap::{
         self, COMMAND_ADD_SUBSCRIBER, COMMAND_OPEN_SESSION, COMMAND_SETUP, ENTRY_DURABLE, FRAME_REFUSED, FRAME_STUBS,
-        FramePart, HELD, Item, Part, STUB_BYTES, Setup, TURN_DEVICE, Turn,
+        FramePart, HELD, Item, Part, STUB_BYTES, Setup, TURN_DEVICE, Turn, WITHHELD,
     },
 };
 use zerocopy::{FromBytes, IntoBytes};
@@ -166,6 +166,7 @@ fn frame_difference(one: &FramePart<'_>, two: &FramePart<'_>) -> (Option<usize>,
     let count = usize::from(one.entry.count.get()).max(two.entry.count.get().into());
     let verdict = |frame: &FramePart<'_>, index: usize| match frame.reasons.get(index) {
         Some(&HELD) => "accepted, held".to_owned(),
+        Some(&WITHHELD) => "accepted, not taken by the log".to_owned(),
         None if frame.entry.flags & ENTRY_DURABLE != 0 => "accepted, held".to_owned(),
         Some(0) | None => "accepted".to_owned(),
         Some(number) => Reason::from_number(*number).map_or("unknown", Reason::code).to_owned(),

@@ -15,7 +15,7 @@ use tachyon_engine::{Limits, Memory, Path, Worker, inspect::WindowState, pressur
 use tachyon_policy::{compile::seal, verify};
 use tachyon_wire::{
     Endpoint, Reason,
-    command::{AddSubscriber, Command, Lease, OpenSession},
+    command::{AddSubscriber, Again, Command, Lease, OpenSession, Restore},
     image::{ImageHeader, SenderRule, TopicRule},
     tap::{
         self, COMMAND_SETUP, FRAME_REFUSED, FRAME_WHOLE, FramePart, Item, Part, Setup, TURN_COMPLETE, TURN_DEVICE,
@@ -404,6 +404,8 @@ impl Replay {
             }
             tap::COMMAND_REMOVE_SUBSCRIBER => Command::RemoveSubscriber(id()?),
             tap::COMMAND_LEASE => Command::Lease(Lease::read_from_bytes(bytes).ok()?),
+            tap::COMMAND_RESTORE => Command::Restore(Restore::read_from_bytes(bytes).ok()?),
+            tap::COMMAND_AGAIN => Command::Again(Again::read_from_bytes(bytes).ok()?),
             _ => return None,
         })
     }

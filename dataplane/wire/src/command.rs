@@ -1,6 +1,6 @@
 //! What control tells the data plane. Plain bytes: the same records travel over the Unix socket and into a worker.
 
-use crate::Endpoint;
+use crate::{Endpoint, Message, frame::Provenance};
 use zerocopy::{
     FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
     byteorder::little_endian::{U16, U32, U64},
@@ -12,6 +12,9 @@ pub const SESSION_TAG_REQUIRED: u8 = 1 << 0;
 pub const SESSION_SYSTEM: u8 = 1 << 1;
 /// Session flag: opened by another node; `route_id` of its frames is ignored on ingress.
 pub const SESSION_NODE: u8 = 1 << 2;
+/// Session flag: its windows of an earlier start follow, as [`Restore`]. Nothing is taken from it until it is opened once more
+/// without this flag, and then with an `epoch_floor` of 0, or the windows would begin anew.
+pub const SESSION_RESTORING: u8 = 1 << 3;
 
 /// Opens an ingress session on every worker, with the opposite session on which that worker answers.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -65,6 +68,43 @@ pub struct AddSubscriber {
     pub master: [u8; 32],
 }
 
+/// Words of 64 frames that one [`Restore`] speaks of.
+pub const RESTORE_WORDS: usize = 4;
+
+/// A quarter of what a session's window in a shard was, as the truth log has it: so that no frame that it holds is judged again after
+/// a restart. It adds to the window and takes nothing away, and does nothing where frames of another epoch came since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Restore {
+    /// The session; it was opened with [`SESSION_RESTORING`].
+    pub session_id: U32,
+    /// The epoch that it goes on under.
+    pub epoch: U32,
+    /// Highest frame of that epoch in the log.
+    pub top: U32,
+    /// The shard.
+    pub shard: U16,
+    /// The first of the words; frame `id` of the last 1,024 is bit `id % 64` of word `id / 64 % 16`.
+    pub word: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// Frames that the log has.
+    pub seen: [U64; RESTORE_WORDS],
+    /// Frames of those in which a message was refused.
+    pub refused: [U64; RESTORE_WORDS],
+}
+
+/// A durable message that the truth log has, and whose copies may not have left before a restart: it is copied onto its route once
+/// more, under its old identity, by which a subscriber that has it knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Again {
+    /// Under which it was admitted; its shard is the message's.
+    pub identity: Provenance,
+    /// The message, without a payload in its frame.
+    pub message: Message,
+}
+
 /// Sets the part of a sender's quota that one worker may spend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -103,6 +143,10 @@ pub enum Command {
     RemoveSubscriber(u32),
     /// Changes a lease.
     Lease(Lease),
+    /// Gives a session back a part of its window.
+    Restore(Restore),
+    /// Forwards a message of before the restart.
+    Again(Again),
 }
 
 impl core::fmt::Debug for OpenSession {

@@ -86,7 +86,7 @@ const _: () = assert!(size_of::<Turn>() == TURN_BYTES);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct CommandHeader {
-    /// 1 open session, 2 close session, 3 add subscriber, 4 remove subscriber, 5 lease, 6 setup, 7 parts.
+    /// 1 open session, 2 close session, 3 add subscriber, 4 remove subscriber, 5 lease, 6 setup, 7 restore, 8 again, 9 parts.
     pub number: u8,
     /// Zero.
     pub reserved: [u8; 3],
@@ -108,10 +108,14 @@ pub const COMMAND_LEASE: u8 = 5;
 /// [`CommandHeader::number`] of [`Setup`]: no command of control's, but what the worker was started with. It is the first part of
 /// turn 1, and in no other.
 pub const COMMAND_SETUP: u8 = 6;
+/// [`CommandHeader::number`] of `Restore`.
+pub const COMMAND_RESTORE: u8 = 7;
+/// [`CommandHeader::number`] of `Again`.
+pub const COMMAND_AGAIN: u8 = 8;
 
 /// [`CommandHeader::number`] of [`TurnParts`]: no command of control's and never in the ring, but what the log's writer says of a turn that
 /// it took apart. It is the first part of a shard's first body.
-pub const COMMAND_PARTS: u8 = 7;
+pub const COMMAND_PARTS: u8 = 9;
 
 /// What of a turn is where, when more than one record of decisions has it: without this, a part that a crash took away would not be
 /// missed. A turn that has none is one body in one shard.
@@ -206,11 +210,13 @@ pub const FRAME_STUBS: u8 = 1;
 /// [`FrameEntry::form`]: not admitted; 64 bytes follow, the frame's first, zeros behind what it has.
 pub const FRAME_REFUSED: u8 = 2;
 
-/// [`FrameEntry::flags`]: words on its messages follow, a byte each, padded with zeros to [`ALIGN`]: 0 accepted, [`HELD`], or
-/// the number of its reason. Without them all were accepted, and held if [`ENTRY_DURABLE`] is set.
+/// [`FrameEntry::flags`]: words on its messages follow, a byte each, padded with zeros to [`ALIGN`]: 0 accepted, [`HELD`],
+/// [`WITHHELD`], or the number of its reason. Without them all were accepted, and held if [`ENTRY_DURABLE`] is set.
 pub const ENTRY_REASONS: u8 = 1 << 0;
 /// A message that was accepted, and waits until the log has it.
 pub const HELD: u8 = 0x80;
+/// A message that was accepted, and goes nowhere, because the log did not take it.
+pub const WITHHELD: u8 = 0x81;
 /// [`FrameEntry::flags`]: it holds messages that wait until the log has them.
 pub const ENTRY_DURABLE: u8 = 1 << 1;
 /// [`FrameEntry::flags`]: it holds accepted messages that the log takes.
@@ -259,7 +265,8 @@ impl FramePart<'_> {
     /// Whether the message at `index` was accepted.
     #[must_use]
     pub fn is_accepted(&self, index: usize) -> bool {
-        self.entry.form != FRAME_REFUSED && self.reasons.get(index).is_none_or(|word| *word == 0 || *word == HELD)
+        let accepted = |word: &u8| [0, HELD, WITHHELD].contains(word);
+        self.entry.form != FRAME_REFUSED && self.reasons.get(index).is_none_or(accepted)
     }
 
     /// Whether the message at `index` waits until the log has it.
@@ -292,7 +299,7 @@ pub struct FramePart<'a> {
     pub head: &'a [u8],
     /// [`STUB_BYTES`] for each message, of stubs.
     pub stubs: &'a [u8],
-    /// For each message 0, [`HELD`], or the number of its reason; may be empty, see [`ENTRY_REASONS`].
+    /// For each message 0, [`HELD`], [`WITHHELD`], or the number of its reason; may be empty, see [`ENTRY_REASONS`].
     pub reasons: &'a [u8],
 }
 

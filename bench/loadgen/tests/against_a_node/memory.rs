@@ -47,7 +47,7 @@ fn publisher(queue: MemQueue, pool: Pool, tagged: bool) -> Publisher<MemQueue> {
         };
         Stream::new(session, 1, 100, victim)
     };
-    let shape = Shape { messages: MESSAGES, frames_most: 16, payload_bytes: 16, class: 2, ack: false };
+    let shape = Shape { messages: MESSAGES, frames_most: 16, payload_bytes: 16, class: 2, ack: false, until: None };
     assert_eq!(shape.frame_bytes(), FRAME_BYTES as usize);
     let setup = Setup {
         shape,

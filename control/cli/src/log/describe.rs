@@ -353,6 +353,16 @@ pub(crate) fn command_json(number: u8, said: Option<&command::Command>, into: &m
         Some(command::Command::Lease(lease)) => {
             ("lease", json!({ "sender_id": lease.sender_id.get(), "share": lease.share.get() }))
         }
+        Some(command::Command::Restore(part)) => {
+            let (session, epoch, top) = (part.session_id.get(), part.epoch.get(), part.top.get());
+            ("restore", json!({ "session_id": session, "shard": part.shard.get(), "epoch": epoch, "top": top }))
+        }
+        Some(command::Command::Again(again)) => {
+            let of = again.identity;
+            let (session, epoch, frame_id) = (of.session_id.get(), of.epoch.get(), of.frame_id.get());
+            let (shard, index) = (of.shard.get(), of.index.get());
+            ("again", json!({ "session_id": session, "shard": shard, "epoch": epoch, "frame_id": frame_id, "index": index }))
+        }
         None => ("unknown", json!({ "number": number })),
     };
     into.insert("command".to_owned(), name.into());

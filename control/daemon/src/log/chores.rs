@@ -1,10 +1,12 @@
-//! What is done for a shard's log now and then: checkpoints, and the removal of what is too old or too much.
+//! What is done for a shard's log now and then: checkpoints, snapshots, and the removal of what is too old or too much.
 
 use super::{Now, Settings, folders::Folders, shard::Shard};
 use std::io;
 use tachyon_log::{Error, Record, Signer};
 use tracing::{info, warn};
 
+/// A snapshot is worth its writing once it saves a start from reading so many records: a few milliseconds.
+const SNAPSHOT_RECORDS: u64 = 10_000;
 /// How often it is looked whether something is to be removed; the disk has room for this long because the next segment's
 /// space is taken ahead.
 const RETAIN_NS: u64 = 10_000_000_000;
@@ -24,6 +26,9 @@ pub(crate) struct Chores {
     covered: u64,
     /// A checkpoint that is not durable yet: its sequence, its note, and when it was made.
     waiting: Option<(u64, String, u64)>,
+    /// Records that the newest snapshot covers, and one of which not all are durable yet.
+    snapped: u64,
+    snapshot: Option<(u64, Vec<u8>)>,
     retain_at: u64,
     /// Records that the newest durable checkpoint covers, and Unix nanoseconds of its making.
     pub(crate) checkpoint: Option<(u64, u64)>,
@@ -41,6 +46,8 @@ impl Chores {
             checkpoint_at: 0,
             covered: 0,
             waiting: None,
+            snapped: 0,
+            snapshot: None,
             retain_at: 0,
             checkpoint: None,
             bytes: 0,
@@ -71,12 +78,13 @@ impl Chores {
         }
         if self.opened != shard.opened() {
             // The log may have gone back, and then a checkpoint that was not durable is one of another log.
-            (self.opened, self.waiting) = (shard.opened(), None);
+            (self.opened, self.waiting, self.snapshot) = (shard.opened(), None, None);
             self.covered = self.covered.min(shard.progress().0);
         }
         if now.tick >= self.checkpoint_at {
             if self.checkpoint_at > 0 {
                 self.checkpoint(shard, now, boot_id);
+                self.snapshot = self.snapshot.take().or_else(|| shard.snapshot(self.snapped + SNAPSHOT_RECORDS));
             }
             self.checkpoint_at = now.tick.saturating_add(settings.checkpoint_interval_ns);
         }
@@ -86,6 +94,7 @@ impl Chores {
             folders.keep_checkpoint(number, &note).unwrap_or_else(|error| said("write the checkpoint", error));
             self.checkpoint = Some((self.covered.saturating_sub(1), unix_ns));
         }
+        self.keep_snapshot(number, durable, folders);
         if now.tick >= self.retain_at {
             let full = shard.trouble().is_some();
             self.retain_at = now.tick.saturating_add(if full { RETAIN_FULL_NS } else { RETAIN_NS });
@@ -95,6 +104,27 @@ impl Chores {
                 Err(error) => said("list its segments", error),
             }
         }
+    }
+
+    /// Keeps the snapshot that waits, once all that it covers is durable: a log must never be shorter than what is said of it.
+    fn keep_snapshot<F: Folders>(&mut self, number: u16, durable: u64, folders: &mut F) {
+        if let Some((records, snapshot)) = self.snapshot.take_if(|(records, _)| *records <= durable) {
+            self.snapped = records;
+            folders
+                .keep_snapshot(number, records, &snapshot)
+                .unwrap_or_else(|error| warn!("log of shard {number}: cannot keep a snapshot: {error}"));
+        }
+    }
+
+    /// The same of a log that has ended in good order.
+    pub(crate) fn keep_last_snapshot<F: Folders>(
+        &mut self,
+        number: u16,
+        shard: &Shard<F::Storage>,
+        folders: &mut F,
+    ) {
+        self.snapshot = shard.snapshot(self.snapped);
+        self.keep_snapshot(number, shard.progress().2, folders);
     }
 
     fn checkpoint<S: tachyon_log::Storage>(&mut self, shard: &mut Shard<S>, now: Now, boot_id: &[u8; 16]) {

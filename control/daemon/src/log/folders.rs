@@ -13,6 +13,10 @@ const SLOTS: usize = 8;
 /// Bytes of each: the largest commit. A write of that size is long enough for a disk's full rate.
 pub(crate) const SLOT_BYTES: usize = 256 * 1024;
 
+/// What snapshots' names end in, and how many are kept: the second is for when the first cannot be used.
+const SNAPSHOT: &str = "windows";
+const SNAPSHOTS: usize = 2;
+
 /// What the writer asks of the machine, besides time.
 pub(crate) trait Folders: Send + 'static {
     /// Where one shard's log is written.
@@ -41,6 +45,18 @@ pub(crate) trait Folders: Send + 'static {
     /// What the disk said.
     fn keep_checkpoint(&mut self, shard: u16, note: &str) -> io::Result<()>;
 
+    /// Keeps a snapshot of so many records beside a shard's segments, and the one before it.
+    ///
+    /// # Errors
+    /// What the disk said.
+    fn keep_snapshot(&mut self, shard: u16, records: u64, snapshot: &[u8]) -> io::Result<()>;
+
+    /// A shard's snapshots, the newest first, each with its name.
+    ///
+    /// # Errors
+    /// What the disk said.
+    fn snapshots(&mut self, shard: u16) -> io::Result<Vec<(String, Vec<u8>)>>;
+
     /// Adds a shard's public key to those that are there.
     ///
     /// # Errors
@@ -57,6 +73,16 @@ pub(crate) trait Folders: Send + 'static {
 /// The name of a shard's folder.
 pub(crate) fn shard_folder(shard: u16) -> String {
     format!("shard-{shard:05}")
+}
+
+/// The names of a folder's snapshots, the newest first.
+fn snapshot_names(folder: &Path) -> io::Result<Vec<String>> {
+    let names: io::Result<Vec<String>> =
+        fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect();
+    let mut names = names?;
+    names.retain(|name| name.split_once('.').is_some_and(|(_, rest)| rest == SNAPSHOT));
+    names.sort_unstable_by(|one, other| other.cmp(one));
+    Ok(names)
 }
 
 /// Folders on a real disk.
@@ -104,6 +130,18 @@ impl Folders for OnDisk {
 
     fn keep_checkpoint(&mut self, shard: u16, note: &str) -> io::Result<()> {
         replace(&self.folder(shard).join("checkpoint"), note.as_bytes(), 0o644)
+    }
+
+    fn keep_snapshot(&mut self, shard: u16, records: u64, snapshot: &[u8]) -> io::Result<()> {
+        let folder = self.folder(shard);
+        replace(&folder.join(format!("{records:020}.{SNAPSHOT}")), snapshot, 0o640)?;
+        snapshot_names(&folder)?.into_iter().skip(SNAPSHOTS).try_for_each(|name| fs::remove_file(folder.join(name)))
+    }
+
+    fn snapshots(&mut self, shard: u16) -> io::Result<Vec<(String, Vec<u8>)>> {
+        let folder = self.folder(shard);
+        let names = snapshot_names(&folder)?.into_iter();
+        names.map(|name| fs::read(folder.join(&name)).map(|bytes| (name, bytes))).collect()
     }
 
     fn publish_key(&mut self, key: &str) -> io::Result<()> {

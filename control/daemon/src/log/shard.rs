@@ -5,10 +5,11 @@ use super::{
     Now, Settings,
     known::{Image, Known, Place},
     rulesets::Rulesets,
+    windows::Windows,
 };
 use std::collections::HashSet;
 use tachyon_log::{
-    Appender, Config, Error, Record, State, Storage,
+    Appender, Config, Error, Files, Record, State, Storage,
     cursor::body_bytes_max,
     record::{Arrival, Clock, Gap, Kind, Piece},
 };
@@ -59,11 +60,22 @@ struct Group {
     moved: u64,
 }
 
+/// Where a log is to be opened.
+pub(crate) struct Room<S> {
+    pub(crate) storage: S,
+    /// For a new log: a number that no other has.
+    pub(crate) log_id: [u8; 16],
+    /// What was said of its sessions, the newest first, each with its name.
+    pub(crate) snapshots: Vec<(String, Vec<u8>)>,
+}
+
 /// A shard's log.
 pub(crate) struct Shard<S> {
     number: u16,
     appender: Option<Appender<S>>,
     known: Known,
+    /// What it says of sessions; or why that is not known.
+    windows: Result<Windows, String>,
     /// The segment that has a clock record of this start of `tachyond` already.
     clocked: Option<u64>,
     /// The image that is being written: its version and how much of it is there.
@@ -90,6 +102,7 @@ impl<S: Storage> Shard<S> {
             number,
             appender: None,
             known: Known::default(),
+            windows: Err("its log is not open".to_owned()),
             clocked: None,
             writing: None,
             missing: HashSet::new(),
@@ -104,13 +117,12 @@ impl<S: Storage> Shard<S> {
         }
     }
 
-    /// Opens it if it is closed and was left alone for long enough. Waits for the disk. `storage` gives its folder, and a
-    /// number for a new log that no other has.
+    /// Opens it if it is closed and was left alone for long enough. Waits for the disk.
     pub(crate) fn open(
         &mut self,
         now: Now,
         settings: &Settings,
-        storage: impl FnOnce() -> std::io::Result<(S, [u8; 16])>,
+        room: impl FnOnce() -> std::io::Result<Room<S>>,
     ) {
         if self.appender.is_some() || now.tick < self.retry_at {
             return;
@@ -122,12 +134,17 @@ impl<S: Storage> Shard<S> {
             mark_after_ns: MARK_AFTER_NS,
             retry_after_ns: RETRY_FULL_NS,
         };
-        let opened = storage()
-            .map_err(|source| Error::Storage { what: "open the log's folder".to_owned(), source })
-            .and_then(|(storage, log_id)| Appender::open(storage, config(log_id), now.tick))
-            .and_then(|mut appender| Ok((Known::read(appender.storage())?, appender)));
+        let room = room().map_err(|source| Error::Storage { what: "open the log's folder".to_owned(), source });
+        let opened = room.and_then(|Room { storage, log_id, snapshots }| {
+            let mut appender = Appender::open(storage, config(log_id), now.tick)?;
+            Ok((Known::read(appender.storage())?, appender, snapshots))
+        });
         match opened {
-            Ok((known, appender)) => self.take_up(now, known, appender),
+            Ok((known, mut appender, snapshots)) => {
+                let records = appender.next_sequence();
+                self.windows = read_windows(self.number, appender.storage(), records, &snapshots);
+                self.take_up(now, known, appender);
+            }
             Err(error) => self.fail(now, &error),
         }
     }
@@ -163,6 +180,7 @@ impl<S: Storage> Shard<S> {
         self.appender = None;
         // What it has is known again once it is read.
         self.known = Known::default();
+        self.windows = Err("its log is not open".to_owned());
     }
 
     fn change_trouble(&mut self, trouble: Option<Trouble>) {
@@ -217,6 +235,30 @@ impl<S: Storage> Shard<S> {
         self.told = self.told.max(sequence);
     }
 
+    /// What the log says of sessions, if all of it is on stable storage.
+    ///
+    /// # Errors
+    /// Why that is not known; what is not durable yet is on its way.
+    pub(crate) fn windows(&mut self) -> Result<(&Windows, &mut S), String> {
+        if let Some(trouble) = self.trouble() {
+            return Err(trouble.why);
+        }
+        let (next, _, durable) = self.progress();
+        if durable < next {
+            self.ask_for_sync();
+            return Err("the disk takes too long".to_owned());
+        }
+        let windows = self.windows.as_ref().map_err(Clone::clone)?;
+        let appender = self.appender.as_mut().ok_or("its log is not open")?;
+        Ok((windows, appender.storage()))
+    }
+
+    /// A snapshot of what it says of sessions, and the records that it covers; nothing if those are no more than `covered`.
+    pub(crate) fn snapshot(&self, covered: u64) -> Option<(u64, Vec<u8>)> {
+        let windows = self.windows.as_ref().ok().filter(|windows| windows.next() > covered)?;
+        Some((windows.next(), windows.to_snapshot()))
+    }
+
     pub(crate) fn appender(&mut self) -> Option<&mut Appender<S>> {
         self.appender.as_mut()
     }
@@ -233,7 +275,10 @@ impl<S: Storage> Shard<S> {
     pub(crate) fn append(&mut self, now: Now, tick: u64, record: &Record<'_>) -> Result<(), Wait> {
         let Some(appender) = self.appender.as_mut().filter(|_| self.damage.is_none()) else { return Err(Wait) };
         match appender.append(tick, record) {
-            Ok(_) => {
+            Ok(sequence) => {
+                if let Ok(windows) = &mut self.windows {
+                    windows.take(sequence, record);
+                }
                 self.group.since.get_or_insert(now.tick);
                 self.group.unsynced.get_or_insert(now.tick);
                 self.last_tick = tick;
@@ -448,6 +493,30 @@ impl Group {
             self.unsynced = None;
         }
     }
+}
+
+/// What a log says of sessions: from the newest snapshot that can be used, and the records behind it. Where those are damaged nobody
+/// knows what stood there, and so nothing is said.
+fn read_windows(
+    number: u16,
+    files: &mut impl Files,
+    records: u64,
+    snapshots: &[(String, Vec<u8>)],
+) -> Result<Windows, String> {
+    for (name, bytes) in snapshots {
+        let read = Windows::from_snapshot(bytes, records).and_then(|mut windows| {
+            windows.read_on(files).map_err(|error| error.to_string())?;
+            Ok(windows)
+        });
+        match read {
+            Ok(windows) => return Ok(windows),
+            Err(why) => tracing::warn!("log of shard {number}: {name} is not used, but what is older: {why}"),
+        }
+    }
+    let mut windows = Windows::default();
+    let read = windows.read_on(files).map_err(|error| error.to_string());
+    read.inspect_err(|why| tracing::warn!("log of shard {number}: its sessions are not known: {why}"))?;
+    Ok(windows)
 }
 
 fn trouble_of(error: &Error) -> Trouble {

@@ -2,18 +2,18 @@
 //! them goes back. It is stepped, and told the time; the thread around it is elsewhere.
 
 use super::{
-    Now, Settings,
+    Now, Restored, Settings,
     chores::Chores,
     folders::{Folders, shard_folder},
     keys::{KeyFile, SigningKey},
     rulesets::Rulesets,
     scrub::Scrub,
-    shard::{Shard, Wait, gap},
+    shard::{Room, Shard, Wait, gap},
     source::Source,
     status::{LogStatus, ShardStatus, WorkerStatus},
     worker::{Need, Pending, Worker},
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, io, sync::Arc};
 use tachyon_log::{
     record::{Arrival, Kind},
     turn::{burst, split},
@@ -68,8 +68,14 @@ impl<F: Folders, T: Source> Writer<F, T> {
         }
     }
 
-    /// Takes up the taps of a start of `tachyond`, in place of those before.
+    /// Takes up the taps of a start of `tachyond`, in place of those before. What an earlier start has left in its rings is taken
+    /// first: nobody will send it again who has an answer already.
     pub(crate) fn attach(&mut self, now: Now, boot_id: [u8; 16], sources: Vec<T>) {
+        if boot_id != self.boot_id {
+            for index in 0..self.workers.len() {
+                while self.take_turns(now, index) {}
+            }
+        }
         self.boot_id = boot_id;
         self.workers.clear();
         self.workers.extend(sources.into_iter().map(Worker::new));
@@ -93,6 +99,40 @@ impl<F: Folders, T: Source> Writer<F, T> {
             newest = newest.max(shard.place(worker, &boot_id).turn);
         }
         Some(newest)
+    }
+
+    /// What the attached start of `tachyond` has to know of these sessions; `None` while patience may help.
+    pub(crate) fn restored(&mut self, now: Now, sessions: &[u32], patient: bool) -> Option<Restored> {
+        let shards = self.workers.iter().flat_map(|worker| worker.source.shards().to_vec());
+        let shards: Vec<u16> = shards.filter(|shard| self.shards.contains_key(shard) || self.folders.exists(*shard)).collect();
+        let mut restored = Restored::default();
+        let mut unsure = false;
+        for number in shards {
+            self.open(now, number);
+            let Some(Entry { shard, .. }) = self.shards.get_mut(&number) else { continue };
+            let (windows, files) = match shard.windows() {
+                Ok(known) => known,
+                Err(why) => {
+                    unsure = true;
+                    restored.problems.push(format!("shard {number}: {why}"));
+                    continue;
+                }
+            };
+            for session_id in sessions {
+                restored.windows.entry(*session_id).or_default().extend(windows.of(*session_id, number));
+            }
+            match windows.again(files) {
+                Ok((again, 0)) => restored.again.extend(again),
+                Ok((again, more)) => {
+                    restored.again.extend(again);
+                    let lost = "messages with payload in their frame may not have left and are not forwarded again";
+                    restored.problems.push(format!("shard {number}: {more} {lost}"));
+                }
+                Err(error) => restored.problems.push(format!("shard {number}: {error}")),
+            }
+        }
+        restored.windows.retain(|_, parts| !parts.is_empty());
+        (!unsure || !patient).then_some(restored)
     }
 
     /// Takes an image, before any turn is judged under it.
@@ -242,7 +282,7 @@ impl<F: Folders, T: Source> Writer<F, T> {
             shard: Shard::new(number),
             chores: Chores::new(signing.signer(&shard_folder(number))),
         });
-        entry.shard.open(now, settings, || Ok((folders.storage(number)?, folders.log_id())));
+        entry.shard.open(now, settings, || room(folders, number));
         &mut entry.shard
     }
 
@@ -318,7 +358,7 @@ impl<F: Folders, T: Source> Writer<F, T> {
         let numbers: Vec<u16> = shards.keys().copied().collect();
         for number in &numbers {
             if let Some(Entry { shard, chores }) = shards.get_mut(number) {
-                shard.open(now, settings, || Ok((folders.storage(*number)?, folders.log_id())));
+                shard.open(now, settings, || room(folders, *number));
                 chores.run(*number, shard, now, boot_id, settings, folders);
             }
         }
@@ -378,10 +418,24 @@ impl<F: Folders, T: Source> Writer<F, T> {
         let ended = unfinished == 0;
         self.poll_shards(now);
         if ended {
+            for (number, Entry { shard, chores }) in &mut self.shards {
+                chores.keep_last_snapshot(*number, shard, &mut self.folders);
+            }
             self.workers.iter().for_each(|worker| worker.source.leave());
         }
         ended
     }
+}
+
+/// All that a log is opened with.
+fn room<F: Folders>(folders: &mut F, number: u16) -> io::Result<Room<F::Storage>> {
+    let storage = folders.storage(number)?;
+    // A log can be read without them.
+    let snapshots = folders.snapshots(number).unwrap_or_else(|error| {
+        warn!("log of shard {number}: cannot read its snapshots: {error}");
+        Vec::new()
+    });
+    Ok(Room { storage, log_id: folders.log_id(), snapshots })
 }
 
 /// The next turn of a worker, taken apart, with what is missing before it.

@@ -24,7 +24,7 @@ use tachyon_segment::{
 };
 use tachyon_wire::{
     Endpoint,
-    command::{AddSubscriber, OpenSession},
+    command::{AddSubscriber, Again, OpenSession, Restore},
 };
 use tokio::{runtime::Builder, sync::oneshot};
 
@@ -85,6 +85,9 @@ pub(crate) struct Told {
     /// Lists of denied prefixes are refused with this text, if there is one.
     pub(crate) refuse_denied: Option<String>,
     pub(crate) connections: u32,
+    /// Windows of before its start, and messages that it forwards again.
+    pub(crate) restored: Vec<Restore>,
+    pub(crate) again: Vec<Again>,
     /// The taps it has; without any it has no log.
     pub(crate) taps: Vec<Tapped>,
 }
@@ -223,6 +226,8 @@ fn take(told: &mut Told, number: u32, request: Request) -> Reply {
         Request::Tap(_) => {
             reply = Reply { accepted: Accepted::Refused, text: "the node has no log".into(), ..reply };
         }
+        Request::Restore(part) => told.restored.push(*part),
+        Request::Again(again) => told.again.push(*again),
         Request::StopPort(_) | Request::StartPort(_) | Request::Port(_) => {
             reply = Reply { accepted: Accepted::Refused, text: "there is no such port".into(), ..reply };
         }

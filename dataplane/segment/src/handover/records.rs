@@ -10,7 +10,7 @@ use crate::{stats, tap};
 use std::{fmt, os::fd::OwnedFd};
 use tachyon_wire::{
     Endpoint,
-    command::{AddSubscriber, OpenSession},
+    command::{AddSubscriber, Again, OpenSession, Restore},
 };
 use zerocopy::{
     FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned,
@@ -47,6 +47,8 @@ pub(super) const LAYOUT: u64 = stats::fnv1a(
         size_of::<TapRecord>() as u64,
         size_of::<OpenSession>() as u64,
         size_of::<AddSubscriber>() as u64,
+        size_of::<Restore>() as u64,
+        size_of::<Again>() as u64,
     ],
 );
 
@@ -188,6 +190,10 @@ pub enum Request {
     Denied(OwnedFd),
     /// A worker's tap; answered by it.
     Tap(u16),
+    /// A part of a session's window of before the node's start, for the worker that has the shard.
+    Restore(Box<Restore>),
+    /// A message of before the node's start that is to be forwarded once more.
+    Again(Box<Again>),
 }
 
 impl fmt::Debug for Request {
@@ -210,6 +216,14 @@ impl fmt::Debug for Request {
             Self::DetachFilter(interface) => write!(f, "DetachFilter({interface})"),
             Self::Denied(_) => f.write_str("Denied"),
             Self::Tap(worker) => write!(f, "Tap(worker {worker})"),
+            Self::Restore(part) => {
+                let (session, epoch, top) = (part.session_id, part.epoch, part.top);
+                write!(f, "Restore({session}, shard {}, epoch {epoch}, top {top}, word {})", part.shard, part.word)
+            }
+            Self::Again(again) => {
+                let of = again.identity;
+                write!(f, "Again({}, shard {}, epoch {}, frame {})", of.session_id, of.shard, of.epoch, of.frame_id)
+            }
         }
     }
 }
@@ -230,6 +244,8 @@ const KIND_ATTACH_FILTER: u16 = 13;
 const KIND_DETACH_FILTER: u16 = 14;
 const KIND_DENIED: u16 = 15;
 const KIND_TAP: u16 = 16;
+const KIND_RESTORE: u16 = 17;
+const KIND_AGAIN: u16 = 18;
 
 /// In front of every request's body.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -276,6 +292,8 @@ impl Request {
             Self::DetachFilter(interface) => (KIND_DETACH_FILTER, interface.as_bytes(), None),
             Self::Denied(fd) => (KIND_DENIED, &[], Some(fd)),
             Self::Tap(worker) => (KIND_TAP, &worker.to_le_bytes(), None),
+            Self::Restore(part) => (KIND_RESTORE, part.as_bytes(), None),
+            Self::Again(again) => (KIND_AGAIN, again.as_bytes(), None),
         };
         let header = RequestHeader {
             magic: REQUEST_MAGIC,
@@ -342,6 +360,10 @@ impl Request {
             (KIND_DENIED, Some(fd)) if body.is_empty() => Ok(Self::Denied(fd)),
             (KIND_DENIED, _) => Err(wrong_size()),
             (KIND_TAP, _) => Ok(Self::Tap(U16::read_from_bytes(body).map_err(|_| wrong_size())?.get())),
+            (KIND_RESTORE, _) => {
+                Ok(Self::Restore(Box::new(Restore::read_from_bytes(body).map_err(|_| wrong_size())?)))
+            }
+            (KIND_AGAIN, _) => Ok(Self::Again(Box::new(Again::read_from_bytes(body).map_err(|_| wrong_size())?))),
             _ => Err(format!("there is no request of kind {kind}")),
         }
     }

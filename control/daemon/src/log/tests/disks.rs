@@ -20,6 +20,7 @@ pub(super) struct Disks {
     /// What a new disk does wrong.
     pub(super) faults: BTreeMap<u16, Faults>,
     pub(super) checkpoints: Arc<Mutex<BTreeMap<u16, String>>>,
+    pub(super) snapshots: Arc<Mutex<BTreeMap<u16, Vec<(String, Vec<u8>)>>>>,
 }
 
 /// A disk that is in use; it goes home when it is not any more, and then what was in flight is done in part.
@@ -70,6 +71,18 @@ impl Folders for Disks {
     fn keep_checkpoint(&mut self, shard: u16, note: &str) -> io::Result<()> {
         self.checkpoints.lock().expect("unbroken").insert(shard, note.to_owned());
         Ok(())
+    }
+
+    fn keep_snapshot(&mut self, shard: u16, records: u64, snapshot: &[u8]) -> io::Result<()> {
+        let mut all = self.snapshots.lock().expect("unbroken");
+        let snapshots = all.entry(shard).or_default();
+        snapshots.insert(0, (records.to_string(), snapshot.to_vec()));
+        snapshots.truncate(2);
+        Ok(())
+    }
+
+    fn snapshots(&mut self, shard: u16) -> io::Result<Vec<(String, Vec<u8>)>> {
+        Ok(self.snapshots.lock().expect("unbroken").get(&shard).cloned().unwrap_or_default())
     }
 
     fn publish_key(&mut self, _key: &str) -> io::Result<()> {
