@@ -69,8 +69,8 @@ impl State {
         self.node().map(|_| ())
     }
 
-    /// Gives a node that starts anew its sessions and subscribers, and what the truth log has of before. Sessions with windows are
-    /// open only once all of it is told: an answer must neither come from half a window nor before what it promises has left.
+    /// Gives a node that starts anew its sessions and subscribers, and what the truth log has of before. Sessions are open only once
+    /// all of it is told: an answer must neither come from half a window nor before what it promises has left.
     fn restore(&mut self) -> Result<(), Refusal> {
         let sessions = self.sessions.keys().copied().collect();
         let restored = self.log.as_ref().map(|log| log.restored(sessions)).unwrap_or_default();
@@ -82,7 +82,7 @@ impl State {
         for again in &restored.again {
             self.call(&Request::Again(Box::new(*again)))?;
         }
-        self.reopen_sessions(&restored)?;
+        self.reopen_sessions()?;
         let (sessions, again) = (restored.windows.len(), restored.again.len());
         if sessions + again > 0 {
             info!("{sessions} sessions go on where the log ends; {again} messages are forwarded again");

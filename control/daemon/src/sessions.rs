@@ -11,7 +11,7 @@ use crate::{
 use std::net::{IpAddr, SocketAddr};
 use tachyon_config::TagDemand;
 use tachyon_segment::handover::Request;
-use tachyon_wire::command::SESSION_RESTORING;
+use tachyon_wire::command::{OpenSession, SESSION_RESTORING};
 use tracing::{info, warn};
 
 /// What a publisher asks for, beside its identity.
@@ -152,7 +152,8 @@ impl State {
         self.sessions.values().filter(|session| !session.ending).filter(beyond).map(|s| s.session_id).collect()
     }
 
-    /// Tells a node that starts anew of every session: with its windows, as far as the log has them, and else under its new epochs.
+    /// Tells a node that starts anew of every session: with its windows, as far as the log has them, and else under its new epochs. They
+    /// stay closed until [`State::reopen_sessions`].
     pub(crate) fn resend_sessions(&mut self, restored: &Restored) -> Result<(), Refusal> {
         let epoch_floor = self.epoch_floor()?;
         let sessions: Vec<Session> = self.sessions.values().cloned().collect();
@@ -161,10 +162,9 @@ impl State {
                 self.forget_session(session.session_id)?; // the new start never had it
                 continue;
             }
-            let parts = restored.windows.get(&session.session_id);
             let mut open = session.command(epoch_floor);
-            open.flags |= if parts.is_some() { SESSION_RESTORING } else { 0 };
-            let mut parts = parts.into_iter().flatten();
+            open.flags |= SESSION_RESTORING;
+            let mut parts = restored.windows.get(&session.session_id).into_iter().flatten();
             let told = self.call(&Request::OpenSession(Box::new(open)));
             match told.and_then(|()| parts.try_for_each(|part| self.call(&Request::Restore(Box::new(*part))))) {
                 Ok(()) => {}
@@ -180,15 +180,10 @@ impl State {
 }
 
 impl State {
-    /// Opens the sessions whose windows were told, as they are now.
-    pub(crate) fn reopen_sessions(&mut self, restored: &Restored) -> Result<(), Refusal> {
-        for session_id in restored.windows.keys() {
-            if let Some(session) = self.sessions.get(session_id) {
-                let open = session.command(0);
-                self.call(&Request::OpenSession(Box::new(open)))?;
-            }
-        }
-        Ok(())
+    /// Opens all sessions, whose windows were told, as they are now.
+    pub(crate) fn reopen_sessions(&mut self) -> Result<(), Refusal> {
+        let opens: Vec<OpenSession> = self.sessions.values().map(|session| session.command(0)).collect();
+        opens.into_iter().try_for_each(|open| self.call(&Request::OpenSession(Box::new(open))))
     }
 }
 

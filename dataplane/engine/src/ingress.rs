@@ -56,6 +56,14 @@ impl Session {
     };
 }
 
+impl Session {
+    /// Whether its frames must carry tags, and so their answers too, also under an epoch that no frame came under yet.
+    #[must_use]
+    pub fn needs_tags(&self) -> bool {
+        self.tag_required
+    }
+}
+
 impl core::fmt::Debug for Session {
     /// Never prints a key.
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {

@@ -145,7 +145,7 @@ pub fn write(
         epoch: reply_epoch,
         ..FrameFields::default()
     };
-    let seal = if window.key.is_some() { Seal::Tag(&key) } else { Seal::Crc };
+    let seal = if window.key.is_some() || session.needs_tags() { Seal::Tag(&key) } else { Seal::Crc };
     if let Some(kept) = nack {
         let mut nack = NackBody::new(session.id, epoch, shard, kept.frame_id, kept.reason);
         nack.accepted = kept.accepted;

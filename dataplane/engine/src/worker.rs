@@ -763,7 +763,8 @@ impl<'a, 'r, Q: TxQueue> Burst<'_, 'a, 'r, Q> {
         let id = frame.header.frame_id.get();
         let (shard, destination) = (item.shard, item.source);
         let state = self.ingress.window(window);
-        if self.replies.kept(window, state.epoch, id).is_some() {
+        let epoch = frame.header.epoch.get(); // of an older one no nacks are kept
+        if epoch == state.epoch && self.replies.kept(window, epoch, id).is_some() {
             let due = Due { session, window, shard, destination, nack_of: Some(id), class: CLASS_ADMITTED };
             self.replies.note(state, due);
         }

@@ -144,6 +144,8 @@ struct Tail {
     boot_id: [u8; 16],
     /// From where that was so when this start of the node began.
     before: u64,
+    /// Whether this start of the node has admitted a frame: sessions are opened only once it was told what it is to forward once more.
+    open: bool,
     /// Turns since then, as many as it takes.
     marks: VecDeque<Mark>,
     newest: u64,
@@ -157,11 +159,12 @@ impl Tail {
         *self = Self { boot_id, before: self.start(), ..Self::default() };
     }
 
-    fn turn(&mut self, turn: &Turn, sequence: u64) {
+    fn turn(&mut self, turn: &Turn, sequence: u64, admits: bool) {
         let begins = self.begins.take().unwrap_or(sequence);
         let (number, tick) = (turn.turn.get(), turn.tick.get());
-        if number <= self.newest {
-            return; // more of the same
+        self.open |= admits;
+        if number <= self.newest || !self.open {
+            return; // more of the same, or of a node that was not told yet what it is to forward once more
         }
         (self.newest, self.newest_tick) = (number, tick);
         if self.marks.back().is_none_or(|last| tick.saturating_sub(last.tick) >= MARK_NS) {
@@ -273,7 +276,8 @@ impl Windows {
             }
             Record::Decisions(body) => {
                 let Some((turn, parts)) = tap::read(body) else { return };
-                self.tail.turn(turn, sequence);
+                let admits = |part| matches!(part, Part::Frame(part) if part.entry.form != FRAME_REFUSED);
+                self.tail.turn(turn, sequence, parts.clone().any(admits));
                 for part in parts {
                     let Part::Frame(part) = part else { continue };
                     let whole = part.entry.form == FRAME_WHOLE;
@@ -317,11 +321,13 @@ impl Windows {
         }
     }
 
-    /// Forgets the sessions that were quiet longest, if there are too many.
+    /// Forgets the sessions that were quiet longest, an eighth at once, if there are too many.
     fn shrink(&mut self) {
-        while self.sessions.len() > SESSIONS_MAX {
-            let oldest = self.sessions.iter().min_by_key(|(_, window)| window.last).map(|(session_id, _)| *session_id);
-            oldest.and_then(|oldest| self.sessions.remove(&oldest));
+        if self.sessions.len() > SESSIONS_MAX {
+            let mut spoken: Vec<u64> = self.sessions.values().map(|window| window.last).collect();
+            spoken.sort_unstable();
+            let limit = spoken.get(SESSIONS_MAX / 8).copied().unwrap_or(0);
+            self.sessions.retain(|_, window| window.last > limit);
         }
     }
 
@@ -394,3 +400,7 @@ fn held_of(bytes: &[u8], part: &FramePart<'_>, again: &mut Vec<Again>) -> u64 {
     }
     with_payload
 }
+
+#[cfg(test)]
+#[path = "windows_tests.rs"]
+mod tests;

@@ -157,6 +157,10 @@ impl Model {
             return Err(Reason::BadCrc);
         }
         let window = session.windows.get_mut(&shard).unwrap();
+        let wants = header.flags.get() & ACK_WANTED != 0;
+        if epoch < window.epoch && wants {
+            self.told.push(ack(window, header.session_id.get(), shard));
+        }
         if epoch < window.epoch || (!tagged && epoch > window.epoch + 1) {
             return Err(Reason::Stale);
         }
@@ -164,7 +168,6 @@ impl Model {
             *window = ModelWindow { epoch, ..ModelWindow::default() };
         }
         let verdict = settle(window, id, tagged);
-        let wants = header.flags.get() & ACK_WANTED != 0;
         let verdict = verdict.and_then(|()| {
             payload::check(&frame).inspect_err(|_| {
                 window.refused.insert(id);
