@@ -319,7 +319,9 @@ impl RunArgs {
             Some(phase) => Err(format!("phase `{}`: forged and replayed share are more than 1 together", phase.name)),
             // The number of a forged frame is never settled, so what follows it would wait for ever.
             None => match phases.iter().find(|phase| self.until.is_some() && phase.forged > 0.0) {
-                Some(phase) => Err(format!("phase `{}`: forged frames are never settled; leave --until out", phase.name)),
+                Some(phase) => {
+                    Err(format!("phase `{}`: forged frames are never settled; leave --until out", phase.name))
+                }
                 None => Ok(phases),
             },
         }

@@ -78,7 +78,13 @@ impl Unsettled {
     }
 
     /// Hands out up to `most` frames that have waited for long enough, each with its shard, and gives up those that waited too long.
-    pub fn repeat(&mut self, now_ns: u64, most: usize, settled: &mut Settled, mut send: impl FnMut(u16, &[u8])) -> usize {
+    pub fn repeat(
+        &mut self,
+        now_ns: u64,
+        most: usize,
+        settled: &mut Settled,
+        mut send: impl FnMut(u16, &[u8]),
+    ) -> usize {
         if self.count == 0 || now_ns < self.next_ns {
             return 0;
         }
@@ -138,7 +144,9 @@ mod tests {
         }
         assert_eq!(settled, Settled { acked: 1, retransmitted: u64::from(TRIES_MAX) - 1, given_up: 1, ..settled });
         let pauses: Vec<u64> = times.windows(2).map(|two| two[1] - two[0]).collect();
-        assert!(pauses.is_sorted() && pauses.first() == Some(&(2 * PAUSE_NS[0])) && pauses.last() == Some(&PAUSE_NS[1]));
+        assert!(
+            pauses.is_sorted() && pauses.first() == Some(&(2 * PAUSE_NS[0])) && pauses.last() == Some(&PAUSE_NS[1])
+        );
     }
 
     #[test]

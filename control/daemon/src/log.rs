@@ -50,7 +50,7 @@ const PAUSE: [Duration; 2] = [Duration::from_micros(50), Duration::from_millis(1
 /// How often the status is told anew.
 const TELL: Duration = Duration::from_millis(100);
 /// How long a node that starts waits until its sessions' windows are on stable storage, and thus certain.
-const RESTORE_PATIENCE: Duration = Duration::from_secs(5);
+const RESTORE_PATIENCE: Duration = Duration::from_secs(15);
 /// How long an orderly end waits for the disk.
 const END_PATIENCE: Duration = Duration::from_secs(5);
 

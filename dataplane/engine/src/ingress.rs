@@ -222,7 +222,8 @@ impl<'a> Ingress<'a> {
             let id = top - back;
             // Where it is among the bits of all words, counted from the first of these.
             let at = (id % WINDOW).wrapping_sub(first);
-            let (Some(seen), Some(refused)) = (restore.seen.get(at as usize / 64), restore.refused.get(at as usize / 64))
+            let (Some(seen), Some(refused)) =
+                (restore.seen.get(at as usize / 64), restore.refused.get(at as usize / 64))
             else {
                 continue;
             };

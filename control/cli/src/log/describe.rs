@@ -361,7 +361,10 @@ pub(crate) fn command_json(number: u8, said: Option<&command::Command>, into: &m
             let of = again.identity;
             let (session, epoch, frame_id) = (of.session_id.get(), of.epoch.get(), of.frame_id.get());
             let (shard, index) = (of.shard.get(), of.index.get());
-            ("again", json!({ "session_id": session, "shard": shard, "epoch": epoch, "frame_id": frame_id, "index": index }))
+            (
+                "again",
+                json!({ "session_id": session, "shard": shard, "epoch": epoch, "frame_id": frame_id, "index": index }),
+            )
         }
         None => ("unknown", json!({ "number": number })),
     };

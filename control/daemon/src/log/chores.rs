@@ -117,12 +117,7 @@ impl Chores {
     }
 
     /// The same of a log that has ended in good order.
-    pub(crate) fn keep_last_snapshot<F: Folders>(
-        &mut self,
-        number: u16,
-        shard: &Shard<F::Storage>,
-        folders: &mut F,
-    ) {
+    pub(crate) fn keep_last_snapshot<F: Folders>(&mut self, number: u16, shard: &Shard<F::Storage>, folders: &mut F) {
         self.snapshot = shard.snapshot(self.snapped);
         self.keep_snapshot(number, shard.progress().2, folders);
     }

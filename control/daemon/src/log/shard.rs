@@ -118,12 +118,7 @@ impl<S: Storage> Shard<S> {
     }
 
     /// Opens it if it is closed and was left alone for long enough. Waits for the disk.
-    pub(crate) fn open(
-        &mut self,
-        now: Now,
-        settings: &Settings,
-        room: impl FnOnce() -> std::io::Result<Room<S>>,
-    ) {
+    pub(crate) fn open(&mut self, now: Now, settings: &Settings, room: impl FnOnce() -> std::io::Result<Room<S>>) {
         if self.appender.is_some() || now.tick < self.retry_at {
             return;
         }

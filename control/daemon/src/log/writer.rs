@@ -104,7 +104,8 @@ impl<F: Folders, T: Source> Writer<F, T> {
     /// What the attached start of `tachyond` has to know of these sessions; `None` while patience may help.
     pub(crate) fn restored(&mut self, now: Now, sessions: &[u32], patient: bool) -> Option<Restored> {
         let shards = self.workers.iter().flat_map(|worker| worker.source.shards().to_vec());
-        let shards: Vec<u16> = shards.filter(|shard| self.shards.contains_key(shard) || self.folders.exists(*shard)).collect();
+        let shards: Vec<u16> =
+            shards.filter(|shard| self.shards.contains_key(shard) || self.folders.exists(*shard)).collect();
         let mut restored = Restored::default();
         let mut unsure = false;
         for number in shards {

@@ -18,4 +18,5 @@ mod paths;
 mod quota;
 mod reasons;
 mod replies;
+mod restore;
 mod swaps;

@@ -360,9 +360,7 @@ impl Request {
             (KIND_DENIED, Some(fd)) if body.is_empty() => Ok(Self::Denied(fd)),
             (KIND_DENIED, _) => Err(wrong_size()),
             (KIND_TAP, _) => Ok(Self::Tap(U16::read_from_bytes(body).map_err(|_| wrong_size())?.get())),
-            (KIND_RESTORE, _) => {
-                Ok(Self::Restore(Box::new(Restore::read_from_bytes(body).map_err(|_| wrong_size())?)))
-            }
+            (KIND_RESTORE, _) => Ok(Self::Restore(Box::new(Restore::read_from_bytes(body).map_err(|_| wrong_size())?))),
             (KIND_AGAIN, _) => Ok(Self::Again(Box::new(Again::read_from_bytes(body).map_err(|_| wrong_size())?))),
             _ => Err(format!("there is no request of kind {kind}")),
         }
