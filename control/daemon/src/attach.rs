@@ -82,7 +82,7 @@ impl State {
         for again in &restored.again {
             self.call(&Request::Again(Box::new(*again)))?;
         }
-        self.reopen_sessions()?;
+        self.reopen_sessions(&restored)?;
         let (sessions, again) = (restored.windows.len(), restored.again.len());
         if sessions + again > 0 {
             info!("{sessions} sessions go on where the log ends; {again} messages are forwarded again");

@@ -180,9 +180,11 @@ impl State {
 }
 
 impl State {
-    /// Opens all sessions, whose windows were told, as they are now.
-    pub(crate) fn reopen_sessions(&mut self) -> Result<(), Refusal> {
-        let opens: Vec<OpenSession> = self.sessions.values().map(|session| session.command(0)).collect();
+    /// Opens all sessions, as they are now. Those whose windows were told go on under the epochs of these, whatever is the lowest.
+    pub(crate) fn reopen_sessions(&mut self, restored: &Restored) -> Result<(), Refusal> {
+        let epoch_floor = self.epoch_floor()?;
+        let floor = |session_id| if restored.windows.contains_key(session_id) { 0 } else { epoch_floor };
+        let opens: Vec<OpenSession> = self.sessions.iter().map(|(id, session)| session.command(floor(id))).collect();
         opens.into_iter().try_for_each(|open| self.call(&Request::OpenSession(Box::new(open))))
     }
 }

@@ -13,7 +13,7 @@ pub const SESSION_SYSTEM: u8 = 1 << 1;
 /// Session flag: opened by another node; `route_id` of its frames is ignored on ingress.
 pub const SESSION_NODE: u8 = 1 << 2;
 /// Session flag: its windows of an earlier start follow, as [`Restore`]. Nothing is taken from it until it is opened once more
-/// without this flag, and then with an `epoch_floor` of 0, or the windows would begin anew.
+/// without this flag, and, if windows came, with an `epoch_floor` of 0, or they would begin anew.
 pub const SESSION_RESTORING: u8 = 1 << 3;
 
 /// Opens an ingress session on every worker, with the opposite session on which that worker answers.

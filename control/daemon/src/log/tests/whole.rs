@@ -377,3 +377,34 @@ fn old_segments_are_removed_by_age_and_what_is_left_holds() {
     // Every file of the test is older than this.
     old_segments_are_removed(Settings { keep_ns: Some(1), ..settings() });
 }
+
+#[test]
+fn what_is_known_of_sessions_is_the_same_from_any_snapshot_and_from_none() {
+    let (folder, disks) = (Folder::new("log"), Disks::default());
+    let cursors = Arc::new(Cursors::default());
+    let (mut tick, mut script) = (0, Script::new(0, &[0], 0));
+    for turns in [1_000, 2_000] {
+        script.turns = turns;
+        let mut writer = writer(&folder, disks.clone(), settings());
+        writer.attach(at(tick), BOOT, vec![Player::new(&script, &cursors)]);
+        tick = run(&mut writer, tick, &[(&script, &cursors)]);
+        end(writer, tick);
+    }
+    let kept = disks.snapshots.lock().expect("unbroken")[&0].clone();
+    assert_eq!(kept.len(), 2, "one of each end");
+    let mut damaged = kept.clone();
+    damaged[0].1.truncate(1_000);
+    let mut all_damaged = damaged.clone();
+    all_damaged[1].1[200] ^= 1;
+    let mut known = Vec::new();
+    for snapshots in [kept, damaged, all_damaged, Vec::new()] {
+        disks.snapshots.lock().expect("unbroken").insert(0, snapshots);
+        let mut writer = writer(&folder, disks.clone(), settings());
+        writer.attach(at(tick), BOOT, vec![Player::new(&script, &cursors)]);
+        tick = run(&mut writer, tick, &[(&script, &cursors)]);
+        let (windows, _) = writer.shard(0).windows().expect("all of it is durable");
+        known.push(windows.clone());
+    }
+    assert!(known[0].next() > 2_000);
+    assert!(known.iter().all(|windows| *windows == known[0]));
+}
