@@ -368,11 +368,11 @@ impl Filters {
 
     /// Leaves the filters as the node file says when the node stops.
     pub(crate) fn stop(&mut self) {
-        let ours = self.list.iter_mut().filter(|filter| filter.section.deliver != FilterDelivery::Dpdk);
-        for filter in ours.filter(|filter| filter.section.at_stop == AtStop::Detach) {
+        for filter in self.list.iter_mut().filter(|filter| filter.section.at_stop == AtStop::Detach) {
+            let beside = filter.section.deliver == FilterDelivery::Dpdk;
             if let Some(loaded) = &mut filter.loaded
                 && filter.state != FilterState::Detached
-                && let Err(error) = loaded.take_off()
+                && let Err(error) = if beside { loaded.take_off_beside() } else { loaded.take_off() }
             {
                 self.said.push(format!("the pre-filter of {} stays: {error}", filter.section.interface));
             }
@@ -412,9 +412,7 @@ impl Filter {
             return Ok(());
         }
         let name = &self.section.interface;
-        Err(format!(
-            "the pre-filter of {name} belongs to the DPDK port on it, and comes and goes with that; restart the node"
-        ))
+        Err(format!("the pre-filter of {name} belongs to the DPDK port on it, which attaches it when the node starts"))
     }
 
     fn open(section: &PrefilterSection, config: Config) -> Self {

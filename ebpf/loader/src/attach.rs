@@ -118,6 +118,20 @@ impl Prefilter {
         Self { interface, ifindex, config, program, link: None, found, why_generic: None }
     }
 
+    /// Takes a program off that somebody else put there, see [`Prefilter::beside`]; nothing happens if it is gone already. Needs
+    /// CAP_NET_ADMIN alone.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn take_off_beside(&self) -> Result<()> {
+        if self.status().is_err() {
+            return Ok(());
+        }
+        let ifindex = i32::try_from(self.ifindex).doing(|| "the interface's number".to_owned())?;
+        let off = Xdp::new(self.program.as_fd()).detach(ifindex, XdpFlags::NONE);
+        off.doing(|| format!("the program of {} cannot be taken off", self.interface))
+    }
+
     /// What was on the interface before.
     #[must_use]
     pub fn found(&self) -> Found {

@@ -38,7 +38,7 @@ fn attached(ifindex: u32) -> Result<Option<Program>> {
 
 impl Prefilter {
     /// The filter that somebody else put onto an interface from our [`object`]; `None` if nothing of ours is there. It can be neither
-    /// put on nor taken off by this value.
+    /// put on nor off as others are; [`Prefilter::take_off_beside`] ends it.
     ///
     /// # Errors
     /// No such interface, or the kernel refuses.

@@ -215,12 +215,15 @@ fn what_somebody_else_attached_is_found_kept_and_swept_away() {
     let sweep = || within(&to, || Prefilter::sweep("b"));
     assert!(beside().is_none() && !sweep().expect("nothing to do"));
     let program = Program::load(&config, &Content::default()).expect("loaded");
-    within(&to, || {
-        let asked = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None).expect("a socket");
-        let index = netdevice::name_to_index(&asked, "b").expect("an interface");
-        Xdp::new(program.as_fd()).attach(index.cast_signed(), XdpFlags::NONE)
-    })
-    .expect("attached");
+    let attach = || {
+        let attached = within(&to, || {
+            let asked = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None).expect("a socket");
+            let index = netdevice::name_to_index(&asked, "b").expect("an interface");
+            Xdp::new(program.as_fd()).attach(index.cast_signed(), XdpFlags::NONE)
+        });
+        attached.expect("attached");
+    };
+    attach();
     let filter = beside().expect("it is ours");
     filter.tables().session_add(&pinned()).unwrap();
     let (sender, receiver) = (socket(&from, SENDER, 0), socket(&to, RECEIVER, PORT));
@@ -229,7 +232,11 @@ fn what_somebody_else_attached_is_found_kept_and_swept_away() {
     assert_eq!(received(&receiver), good());
     assert_eq!(filter.tables().counters().unwrap().dropped(Reason::BadFrame), 1);
     assert_eq!(within(&to, || filter.status()).expect("a status").mode, Mode::Native);
-    drop(program);
+    within(&to, || filter.take_off_beside()).expect("taken off");
+    assert!(beside().is_none());
+    within(&to, || filter.take_off_beside()).expect("it is gone already");
+    attach();
+    drop((program, filter));
     assert!(sweep().expect("swept") && beside().is_none());
     // One that is held by a link is nobody else's.
     let own = within(&to, || Prefilter::attach("b", &config, &Content::default())).expect("attached");
