@@ -160,7 +160,9 @@ pub(crate) mod filters {
             None
         }
 
-        pub(crate) fn adopt(&mut self, _: &mut Vec<String>) {}
+        pub(crate) const fn adopt(&mut self) -> Vec<String> {
+            Vec::new()
+        }
 
         pub(crate) const fn rights(&self) -> rustix::thread::CapabilitySet {
             rustix::thread::CapabilitySet::empty()

@@ -147,8 +147,9 @@ impl Filters {
         filter.object.clone()
     }
 
-    /// Takes up the filters that DPDK's driver attached, once its ports run.
-    pub(crate) fn adopt(&mut self, degraded: &mut Vec<String>) {
+    /// Takes up the filters that DPDK's driver attached, once its ports run; which of them are not there.
+    pub(crate) fn adopt(&mut self) -> Vec<String> {
+        let mut degraded = Vec::new();
         for filter in self.list.iter_mut().filter(|filter| filter.object.is_some()) {
             if let Some(path) = filter.object.take() {
                 let _ = fs::remove_file(path); // the next start writes it anew
@@ -165,6 +166,7 @@ impl Filters {
                 degraded.push(format!("{} has no pre-filter: {}", filter.section.interface, filter.why));
             }
         }
+        degraded
     }
 
     /// What the calling thread has to keep for all this: to change tables, to attach, and to open AF_XDP sockets anew.

@@ -92,8 +92,7 @@ pub(crate) fn build(file: &NodeFile, voice: Voice, stop: Arc<AtomicBool>) -> any
         let seat = Seat { plan: worker.clone(), limits, pool, host, tap };
         desks.push(start(devices.seat(worker.worker, region)?, seat, desk, &common, &mut degraded)?);
     }
-    degraded.extend(devices.start(&plan)?);
-    filters.adopt(&mut degraded);
+    degraded.extend(devices.start(&plan)?.into_iter().chain(filters.adopt()));
     lock_memory(file, &mut degraded);
     degraded.extend(sandbox.keeping(filters.rights(), filters.folders()).enter()?);
     let stats = StatsReader::open(segment.reader_fd(), boot_id).context("cannot read the statistics segment")?;
