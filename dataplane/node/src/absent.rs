@@ -156,6 +156,7 @@ pub(crate) mod filters {
             Self
         }
 
+        #[cfg(feature = "dpdk")]
         pub(crate) const fn object(&self, _: &str) -> Option<PathBuf> {
             None
         }

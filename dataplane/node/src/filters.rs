@@ -142,6 +142,7 @@ impl Filters {
     }
 
     /// The object file of the filter that the DPDK port on this interface loads.
+    #[cfg(feature = "dpdk")]
     pub(crate) fn object(&self, interface: &str) -> Option<PathBuf> {
         let filter = self.list.iter().find(|filter| filter.section.interface.as_str() == interface)?;
         filter.object.clone()
