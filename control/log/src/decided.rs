@@ -100,7 +100,7 @@ impl<T> Waiting<T> {
         let (worker, number) = (turn.worker.get(), turn.turn.get());
         let burst = burst(number);
         let mut rest = parts.clone();
-        let here = rest.by_ref().filter(|part| whole(part).is_some()).count();
+        let here = rest.by_ref().filter_map(whole).count();
         let waits = |frame: &&mut Frame<T>| frame.worker == worker && !frame.settled;
         let (mut frames, others): (Vec<_>, Vec<_>) =
             self.frames.iter_mut().filter(waits).partition(|frame| frame.burst == burst);
@@ -119,17 +119,17 @@ impl<T> Waiting<T> {
         }
         let passed_over = newest.unread.min(here);
         newest.unread -= passed_over;
-        let decisions = parts.filter_map(|part| whole(&part)).skip(passed_over);
-        for (frame, words) in frames.iter_mut().zip(decisions) {
-            (frame.settled, frame.words) = (true, Some(words));
+        let decisions = parts.filter_map(whole).skip(passed_over);
+        for (frame, decision) in frames.iter_mut().zip(decisions) {
+            (frame.settled, frame.words) = (true, Some(words(&decision)));
         }
     }
 }
 
-/// The words on the messages of a frame whose bytes are a record of their own.
-fn whole(part: &Part<'_>) -> Option<Vec<u8>> {
+/// A frame whose bytes are a record of their own.
+fn whole(part: Part<'_>) -> Option<FramePart<'_>> {
     match part {
-        Part::Frame(frame) if frame.entry.form == FRAME_WHOLE => Some(words(frame)),
+        Part::Frame(frame) if frame.entry.form == FRAME_WHOLE => Some(frame),
         _ => None,
     }
 }
