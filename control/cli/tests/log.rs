@@ -427,7 +427,7 @@ fn decisions_are_shown_decoded_and_other_bytes_as_they_are() {
     assert_eq!(frames[2]["source"], "192.0.2.7:40000");
     let text = stdout(&ended(tachyon(&["show", "4", "--directory", logs.path()]), OK));
     let line = "decisions   worker 1 turn 1 under ruleset 9, pressure 2: 3 frames (1 whole, 1 E_AUTH_NO_SESSION), 25 messages (21 \
-                accepted, 4 held, 4 E_GOV_THROTTLED)";
+                accepted, 4 of them held, 4 E_GOV_THROTTLED)";
     assert!(text.contains(line), "{text}");
     // The seventh frame's are no turn.
     let record = &show("14")["records"][0];

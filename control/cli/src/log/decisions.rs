@@ -203,7 +203,7 @@ impl Counts {
         let (frames, messages) = (plural(self.frames, "frame", "frames"), plural(self.messages, "message", "messages"));
         let mut line = format!("{frames} ({} whole{}), {messages}", self.whole, refused(&self.frames_refused));
         if self.messages > 0 {
-            let held = if self.held > 0 { format!(", {} held", self.held) } else { String::new() };
+            let held = if self.held > 0 { format!(", {} of them held", self.held) } else { String::new() };
             line.push_str(&format!(" ({} accepted{held}{})", self.accepted, refused(&self.messages_refused)));
         }
         line
