@@ -406,7 +406,8 @@ fn logged(directory: &Path) -> BTreeMap<Identity, (u64, u32)> {
                 Some(Record::Clock(clock)) if clock.boot != 0 => frames.clear(),
                 Some(Record::Decisions(body)) => {
                     let (turn, parts) = tap::read(body).unwrap();
-                    let mut whole = frames.remove(&(turn.turn.get() as u32)).unwrap_or_default().into_iter();
+                    let mut whole =
+                        frames.remove(&u32::try_from(turn.turn.get()).unwrap()).unwrap_or_default().into_iter();
                     for part in parts {
                         let Part::Frame(part) = part else { continue };
                         if part.entry.form == FRAME_WHOLE {

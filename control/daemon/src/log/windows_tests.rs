@@ -182,13 +182,13 @@ fn a_node_that_was_told_nothing_yet_does_not_end_what_may_not_have_left() {
 fn a_snapshot_of_any_turn_and_the_rest_come_to_the_same_as_all() {
     let script = Script::new(2, &[0, 1], 150);
     let mut records: Vec<(u64, Vec<u8>, Option<Arrival>)> = Vec::new();
+    let number = |number: u64| u32::try_from(number).expect("small");
     for turn in 1..=script.turns {
         let parts = split(&script.record(turn), Shard::<Disk>::body_bytes_max()).expect("a turn").parts;
         for part in parts.into_iter().filter(|part| part.shard == 0) {
             let burst = u32::try_from(turn).expect("small").into();
             let arrival = Arrival { source: Endpoint::NONE, worker: 2.into(), burst };
-            let frame =
-                |index: usize| bytes_of(5 + u32::try_from(turn / 40).expect("small"), turn as u32 * 4 + index as u32);
+            let frame = |index: usize| bytes_of(5 + number(turn / 40), number(turn * 4) + number(index as u64));
             records.extend((0..part.frames.len()).map(|index| (turn, frame(index), Some(arrival))));
             records.extend(part.bodies.into_iter().map(|body| (turn, body, None)));
         }

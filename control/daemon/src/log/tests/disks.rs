@@ -13,6 +13,9 @@ use tachyon_log::{
     storage::{Completion, FileId},
 };
 
+/// A snapshot and its name.
+type Named = (String, Vec<u8>);
+
 /// The disks, and how often each was opened.
 #[derive(Clone, Default)]
 pub(super) struct Disks {
@@ -20,7 +23,7 @@ pub(super) struct Disks {
     /// What a new disk does wrong.
     pub(super) faults: BTreeMap<u16, Faults>,
     pub(super) checkpoints: Arc<Mutex<BTreeMap<u16, String>>>,
-    pub(super) snapshots: Arc<Mutex<BTreeMap<u16, Vec<(String, Vec<u8>)>>>>,
+    pub(super) snapshots: Arc<Mutex<BTreeMap<u16, Vec<Named>>>>,
 }
 
 /// A disk that is in use; it goes home when it is not any more, and then what was in flight is done in part.
