@@ -9,9 +9,9 @@ use core::fmt;
 use tachyon_wire::{
     command::{AddSubscriber, Again, Command, OpenSession, Restore},
     tap::{
-        self, ALIGN, COMMAND_ADD_SUBSCRIBER, COMMAND_AGAIN, COMMAND_CLOSE_SESSION, COMMAND_LEASE, COMMAND_OPEN_SESSION, COMMAND_PARTS,
-        COMMAND_REMOVE_SUBSCRIBER, COMMAND_RESTORE, COMMAND_SETUP, CommandHeader, ENTRY_DURABLE, FRAME_WHOLE, FrameEntry, FramePart,
-        Item, Setup, TURN_BYTES, TURN_DURABLE, Turn, TurnParts,
+        self, ALIGN, COMMAND_ADD_SUBSCRIBER, COMMAND_AGAIN, COMMAND_CLOSE_SESSION, COMMAND_LEASE, COMMAND_OPEN_SESSION,
+        COMMAND_PARTS, COMMAND_REMOVE_SUBSCRIBER, COMMAND_RESTORE, COMMAND_SETUP, CommandHeader, ENTRY_DURABLE,
+        FRAME_WHOLE, FrameEntry, FramePart, Item, Setup, TURN_BYTES, TURN_DURABLE, Turn, TurnParts,
     },
 };
 use zerocopy::{FromBytes, IntoBytes};

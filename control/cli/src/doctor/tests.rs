@@ -522,107 +522,45 @@ fn a_machine_with_all_that_xdp_needs_is_fine_and_one_without_filters_is_not_aske
 
 #[test]
 fn what_xdp_lacks_is_found_alone_and_has_its_fix() {
-    type Change = fn(&Machine);
+    type Change = fn(&Machine) -> &Machine;
     let cases: [(Change, &str, State, &str); 12] = [
+        (|m| m.file("/proc/sys/kernel/osrelease", "5.15.0-1"), "xdp_kernel", State::Degraded, "newer kernel"),
+        (|m| m.file("/proc/sys/kernel/osrelease", "6.1.0-56"), "xdp_kernel", State::Note, "3762 bytes"),
         (
-            |m| {
-                m.file("/proc/sys/kernel/osrelease", "5.15.0-1");
-            },
-            "xdp_kernel",
-            State::Degraded,
-            "newer kernel",
-        ),
-        (
-            |m| {
-                m.file("/proc/sys/kernel/osrelease", "6.1.0-56");
-            },
-            "xdp_kernel",
-            State::Note,
-            "3762 bytes",
-        ),
-        (
-            |m| {
-                m.file("/proc/sys/kernel/osrelease", "6.1.0").file("/sys/class/net/eth0/mtu", "9000");
-            },
+            |m| m.file("/proc/sys/kernel/osrelease", "6.1.0").file("/sys/class/net/eth0/mtu", "9000"),
             "xdp_kernel",
             State::Degraded,
             "from 6.6 on",
         ),
+        (|m| m.rights(1 << 12 | 1 << 21), "xdp_rights", State::Degraded, "as root"),
+        (|m| m.file("/proc/mounts", "proc /proc proc rw 0 0\n"), "bpffs", State::Note, "mounts it if it may"),
+        (|m| m.limits("1048576", "65536"), "xdp_memlock", State::Fails, "LimitMEMLOCK"),
+        (|m| m.file("/proc/sys/net/ipv4/ip_forward", "1"), "xdp_forwarding", State::Note, "without a [[prefilter]]"),
+        (|m| m.without("/sys/class/net/eth0"), "xdp_program", State::Fails, "make it before"),
+        (|m| m.without("/sys/class/net/veth0.5"), "xdp_program", State::Degraded, "make it before"),
         (
-            |m| {
-                m.rights(1 << 12 | 1 << 21);
-            },
-            "xdp_rights",
-            State::Degraded,
-            "as root",
-        ),
-        (
-            |m| {
-                m.file("/proc/mounts", "proc /proc proc rw 0 0\n");
-            },
-            "bpffs",
-            State::Note,
-            "mounts it if it may",
-        ),
-        (
-            |m| {
-                m.limits("1048576", "65536");
-            },
-            "xdp_memlock",
-            State::Fails,
-            "LimitMEMLOCK",
-        ),
-        (
-            |m| {
-                m.file("/proc/sys/net/ipv4/ip_forward", "1");
-            },
-            "xdp_forwarding",
-            State::Note,
-            "without a [[prefilter]]",
-        ),
-        (
-            |m| {
-                m.without("/sys/class/net/eth0");
-            },
-            "xdp_program",
-            State::Fails,
-            "make it before",
-        ),
-        (
-            |m| {
-                m.without("/sys/class/net/veth0.5");
-            },
-            "xdp_program",
-            State::Degraded,
-            "make it before",
-        ),
-        (
-            |m| {
-                m.file("/ip-link.json", r#"[{"ifname":"eth0","xdp":{"mode":1,"prog":{"id":7}}}]"#);
-            },
+            |m| m.file("/ip-link.json", r#"[{"ifname":"eth0","xdp":{"mode":1,"prog":{"id":7}}}]"#),
             "xdp_program",
             State::Degraded,
             "whose pins were lost",
         ),
         (
-            |m| {
-                m.link("/sys/class/net/eth0/device/driver", "../drivers/e1000e");
-            },
+            |m| m.link("/sys/class/net/eth0/device/driver", "../drivers/e1000e"),
             "xdp_driver",
             State::Note,
             "zero copy needs another card",
         ),
         (
-            |m| {
-                m.link("/sys/class/net/eth0/device/driver", "../drivers/igb");
-            },
+            |m| m.link("/sys/class/net/eth0/device/driver", "../drivers/igb"),
             "xdp_driver",
             State::Note,
             "a newer kernel",
         ),
     ];
     for (change, check, state, help) in cases {
-        let findings = about_xdp(change);
+        let findings = about_xdp(|machine| {
+            change(machine);
+        });
         let worse: Vec<&Finding> = findings.iter().filter(|finding| finding.state > State::Fine).collect();
         let [found] = worse.as_slice() else { panic!("{check}: {worse:?}") };
         assert_eq!((found.check, found.state), (check, state), "{found:?}");

@@ -1,7 +1,8 @@
 //! What a log says of sessions, record by record.
 
 use super::{LEFT_NS, Tail, Windows};
-use crate::log::{shard::Shard, tests::Script, turn::split};
+use crate::log::{shard::Shard, tests::Script};
+use tachyon_log::turn::split;
 use tachyon_log::{
     Disk, Record,
     record::{Arrival, Clock},
