@@ -29,7 +29,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("tachyon-segment", &["wire"]),
     ("tachyon-loader", &["wire"]),
     ("tachyon-config", &["wire"]),
-    ("tachyon-log", &["wire"]),
+    ("tachyon-log", &["wire", "kernels"]),
     ("tachyon-jetstream", &["wire", "config", "log"]),
     ("tachyon-proto", &[]),
     ("tachyon-daemon", &["wire", "policy", "segment", "config", "proto", "log"]),
