@@ -25,7 +25,7 @@ pub(crate) struct Args {
     /// Messages that are recorded and replayed.
     #[arg(long, default_value_t = 1_000_000)]
     replayed: u64,
-    /// Leaves out flipping every bit of a log of 1 MiB, which takes a minute or two.
+    /// Leaves out flipping every bit of a log of 1 MiB, which takes some five minutes.
     #[arg(long)]
     no_bits: bool,
     /// Prints one JSON object as the last line.

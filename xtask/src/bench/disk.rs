@@ -50,9 +50,7 @@ const MIB: u32 = 1024;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    if let Err(why) = usable() {
-        bail!("{why}");
-    }
+    usable()?;
     node::build(&[], args.json)?;
     let begun = machine();
     let disk = Disk::new(&args.folder)?;
@@ -113,10 +111,10 @@ fn stalls(args: &Args, node: &Node, disk: &Disk) -> Result<(Vec<Value>, Vec<Valu
         calm.push(row("calm", node, offer(args, node)?)?);
         say(args, &format!("round {round} of {}: stalling", args.rounds));
         let stalls = Stalls::start(disk);
-        let offered = offer(args, node)?;
-        let status = node.status()?; // answered while the disk stands still
-        stalls.end()?;
-        stalled.push(row_with("stalling", &status, offered));
+        let offered = offer(args, node);
+        let status = node.status(); // answered while the disk stands still
+        stalls.end()?; // whatever came of it, or the file system could not be taken down
+        stalled.push(row_with("stalling", &status?, offered?));
         await_state(node, "running")?;
     }
     Ok((calm, stalled))
