@@ -12,7 +12,7 @@ mod relay;
 mod xdp;
 
 use crate::node;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use serde_json::{Value, json};
 use std::{fs, process::Stdio};
@@ -114,6 +114,20 @@ fn target(name: &str, value: f64, limit: f64, at_least: bool) -> Value {
     let reached = if at_least { value >= limit } else { value <= limit };
     let relation = if at_least { "at least" } else { "at most" };
     json!({ "name": name, "value": value, "relation": relation, "limit": limit, "reached": reached })
+}
+
+/// Prints a result with its targets; fails if one was missed.
+fn finish(as_json: bool, result: &Value) -> Result<()> {
+    if as_json {
+        println!("{result}");
+    } else {
+        println!("{}", serde_json::to_string_pretty(result)?);
+        print_end(result);
+    }
+    if result["targets"].as_array().into_iter().flatten().any(|target| target["reached"] != true) {
+        bail!("a target was missed");
+    }
+    Ok(())
 }
 
 /// The targets and the machine, for a person.

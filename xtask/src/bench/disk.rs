@@ -1,12 +1,12 @@
 //! `cargo xtask bench disk`: what a disk that stalls, is full or fails does to a node, on a real file system that this makes for
 //! itself in a file. Durable messages wait or are refused with a reason; messages that are not logged must not notice.
 
-use super::{machine, median, print_end, target};
+use super::{finish, machine, median, target};
 use crate::{
     install,
     node::{self, Node, Start},
 };
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -74,16 +74,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         target("volatile messages lost", lost, 0.0, false),
     ]);
     let result = json!({"rows": rows, "targets": targets, "machine": begun});
-    if args.json {
-        println!("{result}");
-    } else {
-        println!("{}", serde_json::to_string_pretty(&result)?);
-        print_end(&result);
-    }
-    if targets.as_array().into_iter().flatten().any(|target| target["reached"] != true) {
-        bail!("a target was missed");
-    }
-    Ok(())
+    finish(args.json, &result)
 }
 
 /// What this needs, or the first thing that is missing.

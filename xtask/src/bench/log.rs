@@ -1,7 +1,7 @@
 //! `cargo xtask bench log`: what the truth log costs a worker, what writing it takes beside plain writes, and how many durable
 //! messages a node acknowledges beside NATS JetStream on the same disk.
 
-use super::{load, machine, median, micro, print_end, target};
+use super::{finish, load, machine, median, micro, target};
 use crate::{
     built, cargo, install,
     node::{self, Node, Start},
@@ -59,16 +59,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         target("durable messages over JetStream, batched", over("over_batched"), BATCHED_MIN, true),
     ]);
     let result = json!({"rounds": args.rounds, "loop": cost, "append": append, "durable": durable, "targets": targets, "machine": begun});
-    if args.json {
-        println!("{result}");
-    } else {
-        println!("{}", serde_json::to_string_pretty(&result)?);
-        print_end(&result);
-    }
-    if targets.as_array().into_iter().flatten().any(|target| target["reached"] != true) {
-        bail!("a target was missed");
-    }
-    Ok(())
+    finish(args.json, &result)
 }
 
 /// The loop with a log that has everything at once, beside the loop without one. Each row is a process of its own, and they
