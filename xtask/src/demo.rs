@@ -56,16 +56,22 @@ enum Deed {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    let degraded = install::ensure(args.yes)?;
+    if !args.json {
+        println!("building in release …");
+    }
+    node::build(if install::can_filter() { &["tachyon-bench-xdp"] } else { &[] }, args.json)?;
+    show(args.json, degraded)
+}
+
+/// The demo of programs that are built; `degraded` is what the machine lacks for more.
+pub(crate) fn show(json: bool, mut degraded: Vec<String>) -> Result<()> {
     let begun = Instant::now();
     let say = |text: &str| {
-        if !args.json {
+        if !json {
             println!("{text}");
         }
     };
-    let mut degraded = install::ensure(args.yes)?;
-    say("building in release …");
-    let flood = install::can_filter();
-    node::build(if flood { &["tachyon-bench-xdp"] } else { &[] }, args.json)?;
     let idle = if node::cores() < 2 {
         degraded.push("one core: the node and the load take turns on it".to_owned());
         "wait"
@@ -78,7 +84,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let report = watch(&mut load, &mut node, &say)?;
     let mut result = report::join(&report, &node.status()?, degraded);
     node.stop()?;
-    if flood {
+    if install::can_filter() {
         say(
             "over a veth between two network namespaces, with the pre-filter attached and a junk flood beside the load …",
         );
@@ -89,7 +95,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         result["degraded"].as_array_mut().into_iter().for_each(|lines| lines.push(text.into()));
     }
     result["demo_seconds"] = begun.elapsed().as_secs().into();
-    if args.json {
+    if json {
         println!("{result}");
     } else {
         report::print(&result);

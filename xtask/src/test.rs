@@ -1,6 +1,6 @@
 //! `cargo xtask test`.
 
-use crate::{bench, capture, cargo, demo, install};
+use crate::{bench, capture, cargo, demo, install, node};
 use anyhow::Result;
 
 /// What to leave out.
@@ -17,7 +17,13 @@ pub(crate) struct Args {
 /// is among the crates' tests, in `wire`.
 pub(crate) fn run(args: &Args) -> Result<()> {
     if !args.quick {
-        demo::run(&demo::Args { yes: true, json: true })?;
+        let degraded = install::ensure(true)?;
+        // All in one build: each by itself would ask for other features, and much would be compiled again.
+        let mut more = vec!["tachyon-micro"];
+        more.extend(install::has_dpdk().then_some("tachyon-bench-dpdk"));
+        more.extend(install::can_filter().then_some("tachyon-bench-xdp"));
+        node::build(&more, true)?;
+        demo::show(true, degraded)?;
         if install::has_dpdk() {
             println!("capture: {}", capture::round_trip(None)?);
         }

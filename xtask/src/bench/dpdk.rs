@@ -21,12 +21,11 @@ fn build() -> Result<()> {
     run_command(&mut cargo(&["build", "--release", "--locked", "--quiet", "-p", "tachyon-bench-dpdk"]))
 }
 
-/// Sends millions of frames through a governed worker over DPDK and fails if a message, a buffer or a descriptor is missing.
+/// The soak of a program that is built: sends millions of frames through a governed worker over DPDK and fails if a message, a buffer or a descriptor is missing.
 pub(crate) fn soak() -> Result<()> {
     if !install::has_dpdk() {
         println!("not soaked: DPDK (apt-get install libdpdk-dev libclang-dev)");
         return Ok(());
     }
-    build()?;
     run_command(Command::new(built(PROGRAM)).args(["--soak", SOAK_FRAMES]))
 }

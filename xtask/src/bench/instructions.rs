@@ -41,6 +41,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if !installed() {
         bail!("valgrind is not installed: `apt-get install valgrind`, then run this again");
     }
+    micro::build()?;
+    count_and_judge(args)
+}
+
+fn count_and_judge(args: &Args) -> Result<()> {
     let counted = count()?;
     if args.update {
         fs::write(baseline_path(), format!("{:#}\n", counted))?;
@@ -57,13 +62,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if faults.is_empty() { Ok(()) } else { bail!("{}", faults.join("\n")) }
 }
 
-/// The comparison as a test: skipped, and said so, where valgrind is not installed.
+/// The comparison as a test, of a program that is built: skipped, and said so, where valgrind is not installed.
 pub(crate) fn compare() -> Result<()> {
     if !installed() {
         println!("instruction counts: skipped, valgrind is not installed (`apt-get install valgrind`)");
         return Ok(());
     }
-    run(&Args { update: false, json: false })
+    count_and_judge(&Args { update: false, json: false })
 }
 
 fn installed() -> bool {
@@ -84,7 +89,6 @@ fn baseline() -> Result<Value> {
 
 /// Counts every case.
 fn count() -> Result<Value> {
-    micro::build()?;
     let mut cases = Map::new();
     let mut features = Value::Null;
     for (name, words) in CASES {
