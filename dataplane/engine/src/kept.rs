@@ -185,6 +185,14 @@ impl<'a> Kept<'a> {
         }
     }
 
+    /// A window starts anew: what the log has of the session that had it before says nothing of the next one's frames, which
+    /// have the same numbers.
+    pub(crate) fn forget(&mut self, window: usize) {
+        if let Some(pending) = self.pending.get_mut(window) {
+            *pending = Pending::NONE;
+        }
+    }
+
     /// What the worker was started with, in the turn whose record says so: the first.
     pub(crate) fn setup_of_turn(&self) -> Option<&Setup> {
         (self.turn == 1).then_some(&self.setup)

@@ -276,7 +276,10 @@ impl<'a, Q: RxQueue + TxQueue, H: Host, T: Tap> Worker<'a, Q, H, T> {
         for command in &commands {
             match *command {
                 Command::OpenSession(open) => {
-                    self.ingress.anew(&open).for_each(|window| self.replies.forget(window));
+                    for window in self.ingress.anew(&open) {
+                        self.replies.forget(window);
+                        self.kept.forget(window);
+                    }
                     self.ingress.open(&open);
                 }
                 Command::CloseSession(id) => self.ingress.close(id),

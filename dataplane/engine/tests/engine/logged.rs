@@ -1,11 +1,12 @@
 //! What the engine does for the truth log: it tells it of each turn, holds what has to wait, and says in acks what is so.
 
-use crate::fabric::{Config, Draws, Fabric, Reply, Rules, mark, message, reasons};
+use crate::fabric::{Config, Draws, Fabric, Reply, Rules, SESSIONS_MAX, mark, message, reasons};
 use std::collections::BTreeSet;
 use tachyon_policy::compile::{Durability, WhenFull};
 use tachyon_wire::{
     Message, Reason,
     ack::{AckBody, CLASS_ADMITTED, CLASS_DURABLE, CLASS_LOGGED},
+    command::Command,
     frame::ACK_WANTED,
     tap::{self, FRAME_REFUSED, FRAME_STUBS, FRAME_WHOLE, Part},
 };
@@ -93,6 +94,39 @@ fn repeats_every_class_that_was_reached() {
         .collect();
     assert_eq!(again, [CLASS_ADMITTED, CLASS_LOGGED, CLASS_DURABLE]);
     assert_eq!(acks(&fabric, CLASS_DURABLE).last().map(|ack| ack.cumulative.get()), Some(1));
+}
+
+#[test]
+fn says_nothing_of_a_session_that_another_left_its_place_to() {
+    let mut fabric = fabric(WhenFull::Nack);
+    for _ in 0..1_100 {
+        fabric.publish(0, 1, 0, &messages(&[DURABLE]));
+        fabric.step(1_000);
+        fabric.worker.tap().sync();
+        fabric.collect();
+    }
+    fabric.drain();
+    let before = fabric.publishers[0].session_id;
+    fabric.command(Command::CloseSession(before));
+    fabric.publishers[0].renew(before + SESSIONS_MAX);
+    fabric.command(Command::OpenSession(fabric.publishers[0].open()));
+    let mut heads = Vec::new();
+    for _ in 0..2 {
+        fabric.publish(0, 1, ACK_WANTED, &messages(&[DURABLE]));
+        fabric.step(1_000);
+        heads.push(fabric.worker.tap().head());
+    }
+    let tap = fabric.worker.tap();
+    (tap.written, tap.stable) = (heads[0], heads[0]);
+    fabric.drain_held();
+    assert_eq!(
+        acks(&fabric, CLASS_DURABLE).last().map(|ack| ack.cumulative.get()),
+        Some(1),
+        "the second is not stable"
+    );
+    fabric.worker.tap().sync();
+    fabric.finish();
+    assert_eq!(acks(&fabric, CLASS_DURABLE).last().map(|ack| ack.cumulative.get()), Some(2));
 }
 
 #[test]

@@ -64,6 +64,14 @@ impl Publisher {
         }
     }
 
+    /// Goes on as another session, from the first frame on.
+    pub(crate) fn renew(&mut self, session_id: u32) {
+        self.session_id = session_id;
+        self.reply_id = 0x1_0000 + session_id;
+        (self.master, self.reply_master) = (master(self.session_id), master(self.reply_id));
+        (self.last, self.reply_last, self.replies) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+    }
+
     /// The command that opens its session.
     pub(crate) fn open(&self) -> OpenSession {
         OpenSession {
