@@ -38,7 +38,7 @@ pub(crate) fn round_trip(keep: Option<&Path>) -> Result<Value> {
     let node = Node::start(&Start { files: "capture", values: &[], nice: None })?;
     let (read, write) = (node.dir().join("in.pcap"), node.dir().join("out.pcap"));
     let mut load = node::load();
-    load.args(node.words()).args(["--seconds", "1", "--rate", "500k", "--write-from", "192.0.2.2"]);
+    load.args(node.words()).args(["--seconds", "1", "--rate", "100k", "--write-from", "192.0.2.2"]);
     let output =
         load.arg("--write").arg(&read).arg("--read").arg(&write).output().context("cannot start tachyon-load")?;
     let text = String::from_utf8_lossy(&output.stdout);
