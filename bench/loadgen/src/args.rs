@@ -270,12 +270,18 @@ pub struct Phase {
 }
 
 impl RunArgs {
+    /// Most messages that a frame holds.
+    #[must_use]
+    pub fn frame_messages_max(&self) -> u32 {
+        (self.frame_bytes / LINE_BYTES).saturating_sub(1).min(u32::from(MESSAGES_MAX_PER_FRAME))
+    }
+
     /// Messages in each frame.
     ///
     /// # Errors
     /// If a frame of that many messages is longer than `--frame-bytes`, or is none.
     pub fn frame_messages(&self) -> Result<u32, String> {
-        let fit = (self.frame_bytes / LINE_BYTES).saturating_sub(1).min(u32::from(MESSAGES_MAX_PER_FRAME));
+        let fit = self.frame_messages_max();
         let count = self.messages_per_frame.unwrap_or(fit);
         if count == 0 || count > fit {
             return Err(format!(

@@ -134,6 +134,8 @@ pub struct OurCounts {
     pub unknown: u64,
     /// Most frames that one dropped datagram (skb) can stand for.
     pub frames_per_run_max: u64,
+    /// Most copies that one frame to a subscriber holds.
+    pub copies_per_frame_max: u64,
     /// Copies that subscribers read out of frames that verified.
     pub copies_received: u64,
     /// Frames of the node that never arrived, seen as gaps in their numbers.
@@ -289,6 +291,11 @@ impl Proof {
         };
         if self.after == Source::Unknown {
             self.charge(self.lost_after, "copies lost after the node without a gap or a counter");
+        } else if !ours.datagrams {
+            let runs = ours.subscriber_overflow.saturating_mul(ours.frames_per_run_max);
+            let most = ours.gap_frames.saturating_add(runs).saturating_mul(ours.copies_per_frame_max);
+            let beyond = self.lost_after.saturating_sub(most);
+            self.charge(beyond, "copies lost after the node, more than its missing frames can have held");
         }
     }
 }
@@ -313,7 +320,13 @@ mod tests {
     }
 
     fn ours() -> OurCounts {
-        OurCounts { offered_frames: 100, copies_received: 1500, frames_per_run_max: 44, ..OurCounts::default() }
+        OurCounts {
+            offered_frames: 100,
+            copies_received: 1500,
+            frames_per_run_max: 44,
+            copies_per_frame_max: 22,
+            ..OurCounts::default()
+        }
     }
 
     #[test]
@@ -398,6 +411,10 @@ mod tests {
     fn copies_lost_after_the_node_are_named_by_their_gaps() {
         let proof = Proof::of(&node(), &OurCounts { copies_received: 1480, gap_frames: 1, ..ours() });
         assert_eq!((proof.lost_after, proof.after, proof.unaccounted), (20, Source::FrameGaps, 0));
+        let proof = Proof::of(&node(), &OurCounts { copies_received: 1477, gap_frames: 1, ..ours() });
+        assert_eq!((proof.lost_after, proof.unaccounted), (23, 1), "a frame holds 22");
+        let overflow = OurCounts { copies_received: 500, subscriber_overflow: 1, gap_frames: 1, ..ours() };
+        assert_eq!(Proof::of(&node(), &overflow).unaccounted, 1_000 - 45 * 22);
     }
 
     #[test]

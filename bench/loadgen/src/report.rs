@@ -50,6 +50,8 @@ pub struct Run {
     pub counted: bool,
     /// Frames that a run takes at most.
     pub frames_most: u32,
+    /// Copies that a frame to a subscriber takes at most.
+    pub copies_most: u32,
     /// The phases, in order.
     pub phases: Vec<PhaseDone>,
     /// What was only known at the end, of each crew.
@@ -102,6 +104,7 @@ impl Run {
             send_errors: offered.send_errors,
             unknown: offered.unknown,
             frames_per_run_max: u64::from(self.frames_most),
+            copies_per_frame_max: u64::from(self.copies_most),
             copies_received: self.heard().iter().map(|heard| heard.copies).sum(),
             gap_frames: subscribers().map(|subscriber| subscriber.gap_frames).sum(),
             subscriber_overflow: subscribers().map(|subscriber| subscriber.overflow).sum(),

@@ -92,6 +92,7 @@ pub fn run(args: &RunArgs, show: &mut dyn FnMut(&Value)) -> Result<Value> {
         timed: args.carries_time() && lead.capture.is_none(),
         counted: node.counts,
         frames_most: lead.opened.shape.frames_most,
+        copies_most: args.frame_messages_max(),
         phases: done,
         summaries,
         start,
@@ -100,8 +101,14 @@ pub fn run(args: &RunArgs, show: &mut dyn FnMut(&Value)) -> Result<Value> {
         degraded,
         fabric: fabric.map(|report| (args.fabric, report)),
     };
-    lead.close()?;
-    Ok(run.json())
+    let mut report = run.json();
+    if let Err(error) = lead.close()
+        && let Some(degraded) = report["degraded"].as_array_mut()
+    {
+        // The run is over and proved; what the node still holds of it ends with the leases.
+        degraded.push(format!("its sessions were not ended: {error:#}").into());
+    }
+    Ok(report)
 }
 
 /// A node, or the relay that is in its place.
