@@ -532,13 +532,13 @@ fn prove(name: &str, victims: &[Victim]) {
     let delivered: BTreeSet<u64> = received.events.values().copied().collect();
     assert_eq!(delivered.len(), received.events.len(), "a value came under two identities");
     let missing: Vec<_> = publisher.acked.difference(&delivered).collect();
+    // What the kernel drops for want of room it counts by runs of frames, none of which holds more copies than this.
+    let excused = overflow * 1_024;
     if overflow > 0 {
-        eprintln!(
-            "{name}: the kernel dropped {overflow} datagrams for want of room, so nothing is said of what was delivered"
-        );
-        return;
+        eprintln!("{name}: the kernel dropped {overflow} datagrams, which may excuse {} values", missing.len());
     }
-    assert!(missing.is_empty(), "acknowledged, and never delivered: {missing:?}\n{}", world.said());
+    let excused = missing.len() as u64 <= excused;
+    assert!(excused, "acknowledged, and never delivered: {missing:?}\n{}", world.said());
 }
 
 #[test]
