@@ -9,7 +9,7 @@ use crate::{
     kernel::{self, Answer},
     packets::{self, FRAME, OPEN, PINNED, UNKNOWN, frame, packet, packet_from, with},
 };
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::{
     net::Ipv4Addr,
@@ -22,6 +22,8 @@ use tachyon_wire::{Reason, frame::BASE_PORT};
 const PACKETS: u32 = 200_000;
 /// How many of them may be missing in what the program saw: the wire holds 256, and what finds it full is gone.
 const LOST_MAX: f64 = 0.02;
+/// Turns that may be lost before the machine is called too busy for this.
+const TRIES: usize = 5;
 /// What ours has to reach of xdp-filter, and of a program that looks at nothing.
 const OF_XDP_FILTER: f64 = 0.95;
 const OF_DROP: f64 = 0.9;
@@ -83,16 +85,22 @@ impl Scene {
         Ok(Self { bed, ours, filter, drop, prefilter, _drop: link })
     }
 
-    /// M packets per CPU-second, the sender's and the driver's time and all.
+    /// M packets per CPU-second, the sender's and the driver's time and all. A turn of which much was lost is taken again: then
+    /// the kernel let another thread poll the end, on whose time we do not look.
     fn turn(&self, cable: &Cable, packet: &[u8]) -> Result<f64> {
-        let before = cable.seen()?;
-        let start = kernel::cpu();
-        cable.send(&self.bed, packet, PACKETS)?;
-        let time = kernel::cpu() - start;
-        let seen = cable.seen()? - before;
-        let lost = 1.0 - seen as f64 / f64::from(PACKETS);
-        ensure!(lost <= LOST_MAX, "{:.1} % of the packets to {} were lost on the wire", lost * 100.0, cable.name());
-        Ok(seen as f64 / time.as_secs_f64() / 1e6)
+        let mut lost = 1.0;
+        for _ in 0..TRIES {
+            let before = cable.seen()?;
+            let start = kernel::cpu();
+            cable.send(&self.bed, packet, PACKETS)?;
+            let time = kernel::cpu() - start;
+            let seen = cable.seen()? - before;
+            lost = 1.0 - seen as f64 / f64::from(PACKETS);
+            if lost <= LOST_MAX {
+                return Ok(seen as f64 / time.as_secs_f64() / 1e6);
+            }
+        }
+        bail!("{:.1} % of the packets to {} were lost on the wire, {TRIES} times in a row", lost * 100.0, cable.name())
     }
 
     fn measure(&self, junk: &Junk, turns: usize) -> Result<Vec<Value>> {

@@ -30,12 +30,15 @@ const GOOD_PER_SECOND: u32 = 20_000;
 const TIMES: u32 = 10;
 /// How long each turn offers load, in seconds.
 const SECONDS: u32 = 3;
-/// Junk comes this often, in runs of what is due.
-const PERIOD: Duration = Duration::from_millis(10);
+/// Junk comes this often, in runs of what is due: a longer period would hold up good messages for as long as such a run takes.
+const PERIOD: Duration = Duration::from_micros(400);
 /// What P99 may grow to under the flood.
 const P99_GROWTH: f64 = 1.5;
 /// Before everybody else who is not above the usual (nice -15).
 const PRIORITY: i32 = -15;
+/// Behind everybody (nice 19): a flood from elsewhere would not take the load's processor away, only what it makes the kernel
+/// do here would.
+const FLOOD_PRIORITY: i32 = 19;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A process that ends with this value.
@@ -250,6 +253,8 @@ impl Stage {
             let flood = (flood != Flood::Nowhere).then(|| {
                 scope.spawn(|| {
                     crate::pin(core)?;
+                    // Of this thread alone.
+                    rustix::process::setpriority_process(None, FLOOD_PRIORITY)?;
                     self::flood(onto, bed, &stop)
                 })
             });
