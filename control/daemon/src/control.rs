@@ -11,6 +11,7 @@ use crate::{
     state::State,
 };
 use std::{
+    os::fd::OwnedFd,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -187,8 +188,14 @@ impl Control {
             self.state().set_link_problem(problem.clone());
             Refusal::Unavailable(problem)
         })?;
+        // A ruleset may be offered on the way, and versions come into force in their order.
+        let _publishing = self.hold_publishing();
         let mut state = self.state();
-        state.attach(end, hello, stats).inspect_err(|refusal| state.lose(refusal.text()))
+        let offered = state.attach(end, hello, stats).inspect_err(|refusal| state.lose(refusal.text()))?;
+        if let Some(version) = offered {
+            self.tell(state.change, Ok(version));
+        }
+        Ok(())
     }
 
     /// Compiles and offers a ruleset with all changes so far, and tells those who wait.
@@ -243,25 +250,61 @@ impl Control {
     }
 
     /// Gives a plan the next version, compiles it and offers it. The caller holds `publishing`.
-    pub(crate) fn offer(&self, mut plan: Plan) -> Result<u64, Refusal> {
-        let (version, limits, topics) = {
-            let mut state = self.state();
-            let version = state.version + 1;
-            state.registry.commit(&[Change::Version(version)])?;
-            state.version = version;
-            (version, Limits::of(state.link.as_ref().map(|link| &*link.hello)), plan.source.topics.len())
-        };
+    pub(crate) fn offer(&self, plan: Plan) -> Result<u64, Refusal> {
+        let numbered = self.state().next_version()?;
+        let offer = Offer::new(plan, numbered)?;
+        self.state().put_in_force(offer)
+    }
+}
+
+/// A compiled ruleset that was not offered yet.
+pub(crate) struct Offer {
+    version: u64,
+    topics: usize,
+    image: Vec<u8>,
+    sealed: OwnedFd,
+    routes: RouteTable,
+}
+
+impl Offer {
+    /// Compiles a plan, which takes seconds where there are a million topics.
+    ///
+    /// # Errors
+    /// It breaks the limits, or there is no memory for it.
+    pub(crate) fn new(mut plan: Plan, (version, limits): (u64, Limits)) -> Result<Self, Refusal> {
         plan.check(limits).map_err(Refusal::Exhausted)?;
         plan.source.version = version;
         let (image, routes) = image_of(&plan)?;
         let sealed =
             seal_image(&image).map_err(|error| Refusal::Internal(format!("no memory for the image: {error}")))?;
-        let mut state = self.state();
-        if let Some(log) = &state.log {
+        Ok(Self { version, topics: plan.source.topics.len(), image, sealed, routes })
+    }
+}
+
+impl State {
+    /// The next version, which is never given out again, and the limits that its ruleset has to keep.
+    ///
+    /// # Errors
+    /// The registry cannot be written.
+    pub(crate) fn next_version(&mut self) -> Result<(u64, Limits), Refusal> {
+        let version = self.version + 1;
+        self.registry.commit(&[Change::Version(version)])?;
+        self.version = version;
+        Ok((version, Limits::of(self.link.as_ref().map(|link| &*link.hello))))
+    }
+
+    /// Hands a ruleset to the log and to `tachyond`; gives its version. Versions only rise, so nobody else may be between
+    /// [`State::next_version`] and this call.
+    ///
+    /// # Errors
+    /// `tachyond` is not there, or does not take it.
+    pub(crate) fn put_in_force(&mut self, offer: Offer) -> Result<u64, Refusal> {
+        let Offer { version, topics, image, sealed, routes } = offer;
+        if let Some(log) = &self.log {
             log.ruleset(version, &image);
         }
-        state.call(&Request::Ruleset(sealed))?;
-        state.routes = Arc::new(routes);
+        self.call(&Request::Ruleset(sealed))?;
+        self.routes = Arc::new(routes);
         info!(version, topics, bytes = image.len(), "ruleset in force");
         Ok(version)
     }

@@ -263,14 +263,20 @@ async fn a_new_start_of_the_node_is_told_everything_under_higher_epochs() {
     refused(control.client.resolve_topics(lost).await, Code::Unavailable, "tachyond is not connected");
     control.client.close_session(CloseSessionRequest { session_id: 1 }).await.unwrap_err();
     let node = Node::start(&folder.0, 2);
-    eventually(async || node.told.lock().unwrap().version > 0).await;
+    control.connected().await;
     let told = node.told.lock().unwrap();
     let again = told.sessions[&session.session_id];
     assert_eq!(again.epoch_floor.get(), 2 << 16);
     assert_eq!(again.master.as_slice(), session.master_key, "the key is the same");
     assert_eq!(told.subscribers.len(), 2);
     assert_eq!(told.subscribers[&(0, 1)].master.as_slice(), subscriber.sessions[1].master_key);
-    assert_eq!(told.log.last().map(String::as_str), Some("Ruleset"));
+    let kinds: Vec<&str> =
+        told.log.iter().map(|request| &request[..request.find('(').unwrap_or(request.len())]).collect();
+    assert_eq!(
+        kinds,
+        ["OpenSession", "AddSubscriber", "AddSubscriber", "Ruleset", "OpenSession"],
+        "sessions are open once the rules are in force"
+    );
     assert!(
         verify(told.image.as_slice(), SHARDS).unwrap().ruleset().topic(2).is_some(),
         "registered while it was away"

@@ -3,6 +3,7 @@
 use crate::{egress::Hop, host::Host, logged::adopt_rules, tap::Tap, worker::Worker};
 use tachyon_driver_api::{RxQueue, TxQueue};
 use tachyon_wire::{
+    Reason,
     command::{Again, Restore},
     image::ROUTE_DURABLE,
 };
@@ -18,7 +19,8 @@ impl<Q: RxQueue + TxQueue, H: Host, T: Tap> Worker<'_, Q, H, T> {
         }
     }
 
-    /// Copies a message of before onto the route that it has now, if that is one for durable messages still.
+    /// Copies a message of before onto the route that it has now. One that the rules in force do not forward any more is counted
+    /// as a copy that came to nothing, because the log has it as accepted.
     #[cold]
     pub(crate) fn forward_again(&mut self, now_ns: u64, again: &Again) {
         let shard = again.identity.shard.get();
@@ -27,14 +29,25 @@ impl<Q: RxQueue + TxQueue, H: Host, T: Tap> Worker<'_, Q, H, T> {
         let ruleset = host.ruleset().ok().map(tachyon_policy::Verified::ruleset);
         // So that the turn's record says under which rules.
         adopt_rules(ruleset.as_ref(), ruleset_version, kept, limits, egress, now_ns, stats);
-        let Some(topic) = ruleset.and_then(|ruleset| ruleset.topic(again.message.topic_id.get())) else { return };
-        let route = topic.route.get();
-        let Some((rule, targets)) = ruleset.and_then(|ruleset| ruleset.route(route)) else { return };
-        if usize::from(owned) >= limits.owned() || rule.for_log != ROUTE_DURABLE || again.message.in_frame().is_some() {
-            return;
-        }
-        let hop = Hop { now_ns, shard, owned, route, rule };
-        egress.forward_as(hop, targets, &again.message, &again.identity, None, pool, stats);
+        let reason = if usize::from(owned) >= limits.owned() || again.message.in_frame().is_some() {
+            Reason::InternalInvariant // whoever sends them leaves these out
+        } else if let Some(ruleset) = ruleset
+            && let Some(topic) = ruleset.topic(again.message.topic_id.get())
+        {
+            let route = topic.route.get();
+            match ruleset.route(route) {
+                None => return, // nobody subscribes, so nothing is due
+                Some((rule, targets)) if rule.for_log == ROUTE_DURABLE => {
+                    let hop = Hop { now_ns, shard, owned, route, rule };
+                    return egress.forward_as(hop, targets, &again.message, &again.identity, None, pool, stats);
+                }
+                Some(_) => Reason::PersistUnavailable, // frames of such a route have no identities
+            }
+        } else {
+            Reason::PersistUnavailable
+        };
+        stats.counters.copies_due += 1;
+        stats.counters.copies_refused[reason.index()] += 1;
     }
 
     /// A shard's place among those of this worker; past the last for one that is another's.

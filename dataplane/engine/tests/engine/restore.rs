@@ -11,6 +11,8 @@ use tachyon_wire::{
 
 const VOLATILE: u32 = 1;
 const DURABLE: u32 = 9;
+/// A topic of its shard that the rules do not know.
+const UNKNOWN: u32 = 17;
 const SHARD: u16 = 1;
 const FLOOR: u32 = 9 << 16;
 
@@ -149,8 +151,11 @@ fn forwards_again_under_the_old_identity_and_only_what_is_durable() {
     fabric.command(Command::Again(Again { identity, message: message(VOLATILE, 0, 0, 78, 0) }));
     let elsewhere = Provenance { shard: 60.into(), ..identity };
     fabric.command(Command::Again(Again { identity: elsewhere, message: message(DURABLE, 0, 0, 79, 0) }));
+    fabric.command(Command::Again(Again { identity, message: message(UNKNOWN, 0, 0, 80, 0) }));
     let counters = fabric.finish();
-    assert_eq!((counters.copies_due, counters.messages_seen), (2, 0));
+    assert_eq!((counters.copies_due, counters.copies_given, counters.messages_seen), (5, 2, 0));
+    let lost = [(Reason::PersistUnavailable, 2), (Reason::InternalInvariant, 1)];
+    assert_eq!(reasons(&counters.copies_refused), lost, "what is not forwarded is counted");
     for subscriber in &fabric.subscribers {
         let copies: Vec<_> = subscriber.received.iter().map(|copy| (mark(&copy.message).0, copy.identity)).collect();
         assert_eq!(copies, [(77, Some(identity))]);
