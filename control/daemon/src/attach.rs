@@ -87,6 +87,9 @@ impl State {
         self.resend_sessions(&restored)?;
         self.resend_subscribers()?;
         let offered = self.offer_rules()?;
+        if offered.is_some() {
+            self.forget_ended()?;
+        }
         for again in &restored.again {
             self.call(&Request::Again(Box::new(*again)))?;
         }
@@ -115,7 +118,8 @@ impl State {
         }
     }
 
-    /// Ends all sessions and subscriptions without the node, which has none of them.
+    /// Ends all sessions and subscriptions without the node, which has none of them. Slots of subscribers stay taken as long as
+    /// the ruleset that it has stored may name them.
     fn end_everything(&mut self) -> Result<(), Refusal> {
         if !self.sessions.is_empty() || !self.subscribers.is_empty() {
             let (sessions, subscribers) = (self.sessions.len(), self.subscribers.len());
@@ -123,12 +127,11 @@ impl State {
                 "tachyond lost its boot number or has other tables: {sessions} sessions and {subscribers} subscriptions end"
             );
         }
+        self.subscribers.values_mut().for_each(|subscriber| subscriber.ending = true);
         let sessions = self.sessions.keys().map(|id| Change::SessionGone(*id));
-        let subscribers = self.subscribers.keys().map(|slot| Change::SubscriberGone(*slot));
-        let changes: Vec<Change<'_>> = sessions.chain(subscribers).collect();
+        let changes: Vec<Change<'_>> = sessions.chain(self.subscribers.values().map(Change::Subscriber)).collect();
         self.registry.commit(&changes)?;
         self.sessions.clear();
-        self.subscribers.clear();
         Ok(())
     }
 }

@@ -171,24 +171,28 @@ impl State {
         current.filter(|subscriber| !granted(subscriber)).map(|subscriber| subscriber.slot).collect()
     }
 
-    /// Tells a node that starts anew of every subscriber.
+    /// Tells a node that starts anew of every subscriber that goes on. The slots of all others stay taken until
+    /// [`State::forget_ended`].
     pub(crate) fn resend_subscribers(&mut self) -> Result<(), Refusal> {
-        let subscribers: Vec<Subscriber> = self.subscribers.values().cloned().collect();
+        let subscribers: Vec<Subscriber> = self.subscribers.values().filter(|s| !s.ending).cloned().collect();
         for subscriber in subscribers {
-            if subscriber.ending {
-                self.forget_subscriber(subscriber.slot)?; // the new start never had it
-                continue;
-            }
             match self.tell_subscriber(&subscriber) {
                 Ok(()) => {}
                 Err(Refusal::Precondition(text)) => {
                     warn!(subscriber = subscriber.slot, "not taken over: {text}");
-                    self.forget_subscriber(subscriber.slot)?;
+                    self.end_subscribers(&[subscriber.slot])?;
                 }
                 Err(refusal) => return Err(refusal),
             }
         }
         Ok(())
+    }
+
+    /// Frees the slots of subscribers that a node which starts anew was not told of. Only once its ruleset does not name them: the one
+    /// that it has stored would send their topics to whoever gets the slot.
+    pub(crate) fn forget_ended(&mut self) -> Result<(), Refusal> {
+        let ended: Vec<u32> = self.subscribers.values().filter(|s| s.ending).map(|s| s.slot).collect();
+        ended.into_iter().try_for_each(|slot| self.forget_subscriber(slot))
     }
 
     fn tell_subscriber(&mut self, subscriber: &Subscriber) -> Result<(), Refusal> {

@@ -6,7 +6,7 @@ mod lanes;
 mod log;
 mod support;
 
-use support::{Control, Folder, Node, SHARDS, eventually, hello};
+use support::{Control, Folder, Node, SHARDS, Told, eventually, hello};
 use tachyon_policy::verify;
 use tachyon_proto::v1::{
     CheckRulesRequest, CloseSessionRequest, DropsRequest, ListPortsRequest, OpenSessionRequest, OpenSessionResponse,
@@ -299,6 +299,33 @@ async fn a_node_that_lost_its_boot_number_gets_no_old_keys() {
         assert_eq!(node.told.lock().unwrap().log, ["Ruleset"]);
         let status = control.client.status(StatusRequest {}).await.unwrap().into_inner();
         assert_eq!((status.sessions, status.subscribers, status.topics), (0, 0, 1));
+    }
+}
+
+#[tokio::test]
+async fn a_slot_is_free_once_the_rules_of_a_new_start_do_not_name_it() {
+    // One subscriber that was ending, and one that ends because of what the new start is.
+    for (unsubscribes, next) in [(true, hello(2)), (false, Hello { workers: 3, ..hello(2) })] {
+        let folder = Folder::new();
+        let (node, mut control) = pair(&folder).await;
+        let slot = subscribed(&mut control, &["fills.a"]).await.subscriber;
+        let refuses = || Some("not now".to_owned());
+        node.told.lock().unwrap().refuse = refuses();
+        if unsubscribes {
+            control.client.unsubscribe(UnsubscribeRequest { subscriber: slot }).await.unwrap();
+        }
+        drop(node);
+        eventually(async || !control.client.clone().status(StatusRequest {}).await.unwrap().into_inner().connected)
+            .await;
+        // It goes on with the rules that it has stored, by which copies are due in the slot.
+        let node = Node::start_with(&folder.0, next, Told { refuse: refuses(), ..Told::default() });
+        control.connected().await;
+        refused(control.client.subscribe(subscribe(&["orders.a"])).await, Code::Unavailable, "not now");
+        let taken: Vec<u32> = node.told.lock().unwrap().subscribers.keys().map(|(slot, _)| *slot).collect();
+        assert!(!taken.is_empty() && !taken.contains(&slot), "{taken:?}");
+        node.told.lock().unwrap().refuse = None;
+        ids(&mut control, &["orders.b"]).await;
+        assert_eq!(subscribed(&mut control, &["orders.c"]).await.subscriber, slot, "it is free now");
     }
 }
 

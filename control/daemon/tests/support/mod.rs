@@ -107,10 +107,15 @@ impl Node {
     }
 
     pub(crate) fn start_as(folder: &Path, hello: Hello) -> Self {
+        Self::start_with(folder, hello, Told::default())
+    }
+
+    /// A start that answers as `told` says from the first request on.
+    pub(crate) fn start_with(folder: &Path, hello: Hello, told: Told) -> Self {
         let listener = Listener::bind(&folder.join("tachyond.sock"), &[rustix::process::geteuid().as_raw()]).unwrap();
         let segment = StatsSegment::create(hello.workers, hello.boot_id).unwrap();
         let writers = (0..hello.workers).map(|worker| segment.writer(worker).unwrap()).collect();
-        let (told, end) = (Arc::new(Mutex::new(Told::default())), Arc::new(AtomicBool::new(false)));
+        let (told, end) = (Arc::new(Mutex::new(told)), Arc::new(AtomicBool::new(false)));
         let (theirs, ended, said) = (told.clone(), end.clone(), hello.clone());
         let thread = thread::spawn(move || {
             let mut connection: Option<Connection> = None;
