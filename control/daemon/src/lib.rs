@@ -33,16 +33,10 @@ mod subscribers;
 mod topics;
 
 use anyhow::Context;
-use std::{
-    fs,
-    future::Future,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
-    path::Path,
-    pin::pin,
-    time::Duration,
-};
+use std::{fs, future::Future, os::unix::fs::DirBuilderExt, path::Path, pin::pin, time::Duration};
 use tachyon_config::ControlFile;
 use tachyon_proto::v1::{FILE_DESCRIPTOR_SET, control_server::ControlServer};
+use tachyon_segment::handover::set_socket_rights;
 use tokio::{net::UnixListener, sync::oneshot, time::timeout};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
@@ -117,6 +111,6 @@ fn listen(run_dir: &Path, socket: &Path, mode: u32) -> anyhow::Result<UnixListen
         Err(error) => return Err(error).with_context(|| format!("cannot look at {}", socket.display())),
     }
     let listener = UnixListener::bind(socket).with_context(|| format!("cannot listen at {}", socket.display()))?;
-    fs::set_permissions(socket, fs::Permissions::from_mode(mode))?;
+    set_socket_rights(socket, mode).with_context(|| format!("cannot give {} its rights", socket.display()))?;
     Ok(listener)
 }

@@ -1,10 +1,14 @@
 //! What outlives a start: the boot number and the last good ruleset, each in one file of the state folder.
+//!
+//! The folder belongs to the user that the node becomes, and the next start is root's again. So nothing here follows a link in it, by
+//! which that user could have root write to or give away what is not the node's.
 
 use anyhow::{Context, bail};
+use rustix::fs::OFlags;
 use std::{
     fs::{self, DirBuilder, File, TryLockError},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, chown},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, chown, lchown},
     path::{Path, PathBuf},
 };
 use tachyon_segment::{IMAGE_BYTES_MAX, SealedImage};
@@ -20,7 +24,8 @@ impl StateFolder {
     /// Opens the folder, making it if need be, and keeps others out for as long as this value lives.
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
         make_folder(path, 0o700).with_context(|| format!("cannot make state_dir {}", path.display()))?;
-        let lock = File::options().create(true).append(true).open(path.join("lock"));
+        let no_link = OFlags::NOFOLLOW.bits().cast_signed();
+        let lock = File::options().create(true).append(true).custom_flags(no_link).open(path.join("lock"));
         let lock = lock.with_context(|| format!("cannot write to state_dir {}", path.display()))?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
@@ -72,19 +77,23 @@ impl StateFolder {
 
     /// Gives the folder and what is in it to another user.
     pub(crate) fn give_to(&self, uid: u32, gid: u32) -> anyhow::Result<()> {
-        let entries = fs::read_dir(&self.path)?.map(|entry| entry.map(|entry| entry.path()));
-        for path in entries.chain([Ok(self.path.clone())]) {
-            let path = path?;
-            chown(&path, Some(uid), Some(gid)).with_context(|| format!("cannot give {} away", path.display()))?;
+        for entry in fs::read_dir(&self.path)? {
+            let path = entry?.path();
+            lchown(&path, Some(uid), Some(gid)).with_context(|| format!("cannot give {} away", path.display()))?;
         }
-        Ok(())
+        // Where the folder itself is, the node file says, which may name a link.
+        chown(&self.path, Some(uid), Some(gid)).with_context(|| format!("cannot give {} away", self.path.display()))
     }
 
     /// Replaces a file in one step: whoever reads it, also after a crash, sees the old content or the new one.
     fn replace(&self, name: &str, content: &[u8]) -> anyhow::Result<()> {
         let (path, new) = (self.path.join(name), self.path.join(format!("{name}.new")));
         let write = || -> io::Result<()> {
-            let mut file = File::create(&new)?;
+            match fs::remove_file(&new) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let mut file = File::create_new(&new)?;
             file.write_all(content)?;
             file.sync_all()?;
             fs::rename(&new, &path)?;
@@ -102,6 +111,7 @@ pub(crate) fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::symlink;
 
     struct Folder(PathBuf);
 
@@ -145,6 +155,25 @@ mod tests {
         assert!(format!("{:#}", StateFolder::open(&folder.0).unwrap_err()).contains("another tachyond"));
         drop(first);
         StateFolder::open(&folder.0).unwrap();
+    }
+
+    #[test]
+    fn follows_no_link_in_the_folder() {
+        let folder = Folder::new("links");
+        let state = StateFolder::open(&folder.0).unwrap();
+        let foreign = folder.0.join("foreign");
+        fs::write(&foreign, "theirs").unwrap();
+        symlink(&foreign, folder.0.join("boot-number.new")).unwrap();
+        assert_eq!(state.next_boot_number().unwrap(), 1);
+        assert_eq!(fs::read_to_string(&foreign).unwrap(), "theirs");
+        // What a link to nothing points to cannot be given away; the link itself can.
+        symlink(folder.0.join("nothing"), folder.0.join("link")).unwrap();
+        state.give_to(rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()).unwrap();
+        drop(state);
+        fs::remove_file(folder.0.join("lock")).unwrap();
+        symlink(folder.0.join("nothing"), folder.0.join("lock")).unwrap();
+        StateFolder::open(&folder.0).unwrap_err();
+        assert!(!folder.0.join("nothing").exists(), "nobody's file was made");
     }
 
     #[test]

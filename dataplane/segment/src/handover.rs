@@ -19,7 +19,7 @@ mod tap;
 pub use control_end::{CallError, ControlEnd};
 pub use filters::{FilterState, FilterStatus, INTERFACE_NAME_MAX, Prefix};
 pub use lanes::{LANE_DETAILS_BYTES, LaneAnswer, LaneKind, LaneRequest, LaneState, LaneStatus};
-pub use node_end::{Connection, Incoming, Listener};
+pub use node_end::{Connection, Incoming, Listener, set_socket_rights};
 pub use ports::{PORT_COUNTERS_MAX, PORT_NAME_MAX, PortState, PortStatus};
 pub use records::{Accepted, Hello, REPLY_TEXT_MAX, Reply, Request};
 pub use socket::Peer;

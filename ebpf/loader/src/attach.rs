@@ -4,10 +4,7 @@ use crate::{Config, Content, Doing, Facts, LoaderError, Program, Result, Tables,
 use libbpf_rs::{Link, MapCore, MapHandle, Xdp, XdpFlags, libbpf_sys, query::LinkTypeInfo};
 use std::{
     fs, io,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::fs::chown,
-    },
+    os::fd::{AsFd, OwnedFd},
     path::Path,
 };
 
@@ -242,18 +239,14 @@ impl Prefilter {
         self.take_off()
     }
 
-    /// Gives the pins and their folders to a user, for a process that goes on as that user.
+    /// Gives the pins and their folders to a user, for a process that goes on as that user. Links are not followed: the folders
+    /// may be that user's already, who could have what is not its own given away.
     ///
     /// # Errors
     /// The kernel refuses.
     pub fn give_pins_to(&self, uid: u32, gid: u32) -> Result<()> {
-        let folder = place::folder(&self.config.pins, &self.interface);
-        let names = self.tables().all().map(|(name, _)| folder.join(name));
-        let paths = names.into_iter().chain([folder.join(LINK), folder.clone(), self.config.pins.clone()]);
-        for path in paths.filter(|path| path.exists()) {
-            chown(&path, Some(uid), Some(gid)).doing(|| format!("{} cannot be given away", path.display()))?;
-        }
-        Ok(())
+        let names: Vec<&str> = self.tables().all().map(|(name, _)| name).into_iter().chain([LINK]).collect();
+        place::give_to(&self.config.pins, &self.interface, &names, (uid, gid))
     }
 }
 

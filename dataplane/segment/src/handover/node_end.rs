@@ -9,13 +9,13 @@ use super::{
     socket::{self, Datagram},
 };
 use rustix::{
-    fs::{FileType, Mode, chmod, lstat, unlink},
+    fs::{FileType, Mode, OFlags, chmod, fstat, lstat, open, unlink},
     io::Errno,
     net::{SocketAddrUnix, SocketFlags, accept_with, bind, listen},
 };
 use std::{
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 use zerocopy::IntoBytes;
@@ -50,7 +50,7 @@ impl Listener {
         let socket = socket::open()?;
         bind(&socket, &SocketAddrUnix::new(path)?)?;
         // Who may connect is decided by the credentials, which cannot be lent like a group.
-        chmod(path, Mode::from_raw_mode(0o666))?;
+        set_socket_rights(path, 0o666)?;
         listen(&socket, BACKLOG)?;
         Ok(Self { socket, path: path.to_owned(), allowed: allowed.to_vec() })
     }
@@ -72,6 +72,21 @@ impl Listener {
         }
         Ok(Some(Connection { socket, peer }))
     }
+}
+
+/// Gives the socket file at `path` the rights `mode`. Its folder may belong to a user with fewer rights than ours, who could put a
+/// link in its place: so what is there is opened, looked at, and changed through what was opened.
+///
+/// # Errors
+/// What lies at `path` is no socket, or what the kernel says.
+pub fn set_socket_rights(path: &Path, mode: u32) -> io::Result<()> {
+    let found = open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    if !FileType::from_raw_mode(fstat(&found)?.st_mode).is_socket() {
+        let text = format!("{} is no socket any more; remove it", path.display());
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+    }
+    // A descriptor of this kind does not change rights by itself.
+    Ok(chmod(format!("/proc/self/fd/{}", found.as_raw_fd()), Mode::from_raw_mode(mode))?)
 }
 
 impl AsFd for Listener {

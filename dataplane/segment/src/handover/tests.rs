@@ -11,7 +11,10 @@ use rustix::{
 use std::{
     io::{ErrorKind, IoSlice},
     mem::MaybeUninit,
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
     path::PathBuf,
     thread,
     time::{Duration, Instant},
@@ -59,6 +62,23 @@ fn hello() -> Hello {
         driver: "uring".into(),
         degraded: vec!["ordinary pages".into(), "nothing is pinned".into()],
     }
+}
+
+#[test]
+fn rights_are_set_on_sockets_and_through_no_link() {
+    let place = Place::new("rights");
+    let (other, mode) = (place.0.with_extension("other"), |path: &PathBuf| path.metadata().unwrap().mode() & 0o777);
+    let _listener = Listener::bind(&place.0, &[]).unwrap();
+    assert_eq!(mode(&place.0), 0o666);
+    std::os::unix::fs::symlink(&place.0, &other).unwrap();
+    set_socket_rights(&other, 0o600).unwrap_err();
+    std::fs::remove_file(&other).unwrap();
+    std::fs::write(&other, "").unwrap();
+    set_socket_rights(&other, 0o777).unwrap_err();
+    assert_eq!(mode(&place.0), 0o666);
+    set_socket_rights(&place.0, 0o640).unwrap();
+    assert_eq!(mode(&place.0), 0o640);
+    std::fs::remove_file(&other).unwrap();
 }
 
 /// Accepts one connection, waiting for it.
