@@ -65,18 +65,29 @@ pub(crate) struct Desk {
 }
 
 impl Desk {
+    /// `None`: the ring is full. A worker that ended takes nothing any more and judges nothing, so what it is sent is in force with
+    /// it at once, and its ring never fills.
     fn send(&mut self, item: Item) -> Option<u64> {
-        self.items.push(item).ok()?;
+        if !self.has_ended() {
+            self.items.push(item).ok()?;
+        }
         self.sent += 1;
         Some(self.sent)
     }
 
     fn has_room(&self) -> bool {
-        self.items.slots() > 0
+        self.has_ended() || self.items.slots() > 0
     }
 
-    /// Whether the worker took what this ticket stands for.
+    fn has_ended(&self) -> bool {
+        self.state == WorkerState::Down
+    }
+
+    /// Whether the worker took what this ticket stands for, or will never judge anything without it.
     fn has_taken(&self, ticket: u64) -> bool {
+        if self.has_ended() {
+            return true;
+        }
         let waiting = self.items.buffer().capacity() - self.items.slots();
         self.sent - waiting as u64 >= ticket
     }
@@ -179,8 +190,7 @@ impl Housekeeping {
     /// Does in the filters what waited for the workers, and looks whether they are there.
     fn look_after_filters(&mut self) {
         let desks = &self.desks;
-        // Whoever ended takes nothing any more, and judges nothing.
-        let has_taken = |(desk, ticket): (&Desk, &u64)| desk.thread.is_none() || desk.has_taken(*ticket);
+        let has_taken = |(desk, ticket): (&Desk, &u64)| desk.has_taken(*ticket);
         self.filters.settle(|tickets| desks.iter().zip(tickets).all(has_taken));
         self.filters.tick(self.clock.tick_ns());
         self.say_of_filters();

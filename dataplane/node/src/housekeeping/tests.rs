@@ -1,7 +1,7 @@
 use super::*;
 use crate::port_desk::tests::desk as port_desk;
 use rtrb::RingBuffer;
-use std::{fs, thread};
+use std::{fs, path::PathBuf, thread};
 use tachyon_segment::handover::{CallError, ControlEnd};
 use tachyon_wire::Endpoint;
 use zerocopy::FromZeros;
@@ -58,22 +58,36 @@ fn add(slot: u32, endpoint: Endpoint) -> Request {
     Request::AddSubscriber(Box::new(add))
 }
 
-#[test]
-fn ports_are_ticked_told_whom_to_expect_and_set_by_control() {
-    let folder = std::env::temp_dir().join(format!("tachyond-house-{}", std::process::id()));
-    fs::create_dir_all(&folder).unwrap();
-    let socket = folder.join("tachyond.sock");
-    let (ports, kept) = port_desk(&["east", "west"]);
-    let stop = Arc::new(AtomicBool::new(false));
-    let house = Housekeeping {
-        hello: hello(),
+const SOCKET: &str = "tachyond.sock";
+
+/// A folder that goes away with the test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("tachyond-house-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn house(folder: &Folder, desks: Vec<Desk>, ports: PortDesk) -> Housekeeping {
+    let workers = u16::try_from(desks.len()).unwrap();
+    Housekeeping {
+        hello: Hello { workers, ..hello() },
         transports: String::new(),
-        listener: Listener::bind(&socket, &[rustix::process::geteuid().as_raw()]).unwrap(),
+        listener: Listener::bind(&folder.0.join(SOCKET), &[rustix::process::geteuid().as_raw()]).unwrap(),
         connection: None,
-        segment: StatsSegment::create(1, BOOT).unwrap(),
-        state: StateFolder::open(&folder.join("state")).unwrap(),
-        desks: vec![desk()],
-        leases: Leases::new(1),
+        segment: StatsSegment::create(workers, BOOT).unwrap(),
+        state: StateFolder::open(&folder.0.join("state")).unwrap(),
+        desks,
+        leases: Leases::new(workers),
         taps: Taps::new(BOOT, None),
         ports,
         filters: Filters::none(),
@@ -81,10 +95,39 @@ fn ports_are_ticked_told_whom_to_expect_and_set_by_control() {
         clock: Clock::start(),
         current: None,
         voice: Voice::new(true),
-        stop: stop.clone(),
+        stop: Arc::new(AtomicBool::new(false)),
         quarantined: 0,
         quarantine_told: Instant::now(),
-    };
+    }
+}
+
+#[test]
+fn a_worker_that_ended_keeps_nothing_from_the_others() {
+    let folder = Folder::new("ended");
+    let (room, mut live) = RingBuffer::new(8);
+    let mut house = house(&folder, vec![desk(), Desk { items: room, ..desk() }], port_desk(&[]).0);
+    for id in 0..8 {
+        assert!(house.handle(Request::CloseSession(id)).is_ok());
+    }
+    while live.pop().is_ok() {}
+    assert!(house.handle(Request::CloseSession(8)).is_err(), "the first one takes nothing");
+    assert!(!house.desks.in_force(0, 8));
+    house.desks[0].state = WorkerState::Down;
+    for id in 8..12 {
+        assert!(house.handle(Request::CloseSession(id)).is_ok());
+    }
+    let lease = Lease { sender_id: 1.into(), share: 0.into() };
+    let ticket = house.desks.send(0, lease).unwrap();
+    assert!(house.desks.in_force(0, ticket), "what it had can be given to others");
+    assert_eq!(core::iter::from_fn(|| live.pop().ok()).count(), 4);
+}
+
+#[test]
+fn ports_are_ticked_told_whom_to_expect_and_set_by_control() {
+    let folder = Folder::new("ports");
+    let (ports, kept) = port_desk(&["east", "west"]);
+    let house = house(&folder, vec![desk()], ports);
+    let (stop, socket) = (house.stop.clone(), folder.0.join(SOCKET));
     let control = thread::spawn(move || {
         let _stopping = Stopping(stop);
         let (mut control, ..) = ControlEnd::connect(&socket, &[], PATIENCE).unwrap();
@@ -102,7 +145,6 @@ fn ports_are_ticked_told_whom_to_expect_and_set_by_control() {
     });
     house.run();
     let (names, broken) = control.join().unwrap();
-    fs::remove_dir_all(folder).unwrap();
     assert_eq!(names, ["east", "west"]);
     assert!(matches!(&broken, Err(CallError::Refused(text)) if text == "west is broken"), "{broken:?}");
     let kept = kept.borrow();
