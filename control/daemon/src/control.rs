@@ -52,6 +52,8 @@ pub(crate) struct Published {
     pub(crate) version: u64,
     /// Why the last attempt did not succeed; empty if it did.
     pub(crate) problem: String,
+    /// Whether what stood against it may be over without anything being changed here.
+    pub(crate) may_pass: bool,
 }
 
 /// The whole of control, shared by all calls.
@@ -149,9 +151,12 @@ impl Control {
     async fn keep_clean(self: Arc<Self>) {
         loop {
             sleep(REAP).await;
-            let reaped = self.with_state(|state| state.reap().map(|()| state.change)).await;
+            let reaped = self.with_state(|state| state.reap().map(|()| (state.change, state.link.is_some()))).await;
+            let published = self.published();
             match reaped {
-                Ok(change) if change > self.published().change => self.changed.notify_one(),
+                Ok((change, linked)) if change > published.change || (published.may_pass && linked) => {
+                    self.changed.notify_one();
+                }
                 Ok(_) => {}
                 Err(refusal) => warn!("{}", refusal.text()),
             }
@@ -240,10 +245,15 @@ impl Control {
                 Ok(version) => {
                     published.version = version;
                     published.problem.clear();
+                    published.may_pass = false;
                 }
                 Err(refusal) => {
-                    warn!("no new ruleset: {}", refusal.text());
+                    if published.problem != refusal.text() {
+                        warn!("no new ruleset: {}", refusal.text());
+                    }
                     published.problem = refusal.text().to_owned();
+                    published.may_pass =
+                        matches!(refusal, Refusal::Busy(_) | Refusal::Unavailable(_) | Refusal::Internal(_));
                 }
             }
         });

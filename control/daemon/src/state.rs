@@ -289,7 +289,7 @@ impl State {
         Ok(u32::from(self.node()?.hello.boot_number) << 16)
     }
 
-    /// Ends what processes that have ended had opened.
+    /// Ends what processes that have ended had opened, and once more what `tachyond` was too busy to end.
     ///
     /// # Errors
     /// The registry cannot be written.
@@ -303,7 +303,17 @@ impl State {
             info!("ending {} sessions and {} subscriptions of ended processes", sessions.len(), subscribers.len());
         }
         self.end_sessions(&sessions)?;
-        self.end_subscribers(&subscribers)
+        self.end_subscribers(&subscribers)?;
+        while self.link.is_some()
+            && let Some(session) =
+                self.sessions.values().find(|session| session.ending).map(|session| session.session_id)
+        {
+            self.end_sessions(&[session])?;
+            if self.sessions.contains_key(&session) {
+                break; // it is still busy, and everybody waits here
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn commit_rules(&mut self, text: &RulesText, new_principals: &[(u32, String)]) -> Result<(), Refusal> {

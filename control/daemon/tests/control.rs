@@ -345,6 +345,23 @@ async fn a_session_that_ends_without_the_node_ends_there_later() {
 }
 
 #[tokio::test]
+async fn what_the_node_was_too_busy_for_is_tried_again() {
+    let folder = Folder::new();
+    let (node, mut control) = pair(&folder).await;
+    let session = opened(&mut control, open("desk")).await;
+    node.told.lock().unwrap().busy = Some("CloseSession");
+    control.client.close_session(CloseSessionRequest { session_id: session.session_id }).await.unwrap();
+    assert!(node.told.lock().unwrap().sessions.contains_key(&session.session_id));
+    node.told.lock().unwrap().busy = None;
+    eventually(async || node.told.lock().unwrap().sessions.is_empty()).await;
+    node.told.lock().unwrap().busy = Some("Ruleset");
+    refused(control.client.resolve_topics(resolve("desk", &["orders.a"])).await, Code::Unavailable, "busy");
+    node.told.lock().unwrap().busy = None;
+    let has_topic = |image: &[u8]| verify(image, SHARDS).unwrap().ruleset().topic(1).is_some();
+    eventually(async || has_topic(&node.told.lock().unwrap().image)).await;
+}
+
+#[tokio::test]
 async fn bad_rules_change_nothing_and_say_why() {
     let folder = Folder::new();
     let (node, mut control) = pair(&folder).await;

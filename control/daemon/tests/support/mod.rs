@@ -68,6 +68,8 @@ pub(crate) struct Told {
     pub(crate) log: Vec<String>,
     /// Rulesets are refused with this text, if there is one.
     pub(crate) refuse: Option<String>,
+    /// Requests whose name begins like this find it busy, if there is one.
+    pub(crate) busy: Option<&'static str>,
     /// The ports it has; setting one of another name is refused.
     pub(crate) ports: Vec<PortStatus>,
     /// Every offer of a lane.
@@ -196,6 +198,9 @@ fn take(told: &mut Told, number: u32, request: Request) -> Reply {
         told.log.push(format!("{request:?}"));
     }
     let mut reply = Reply { number, accepted: Accepted::Yes, text: String::new() };
+    if told.busy.is_some_and(|name| format!("{request:?}").starts_with(name)) {
+        return Reply { accepted: Accepted::Busy, text: "a ring is full".into(), ..reply };
+    }
     match request {
         Request::OpenSession(open) => drop(told.sessions.insert(open.session_id.get(), *open)),
         Request::CloseSession(id) => drop(told.sessions.remove(&id)),
