@@ -51,6 +51,8 @@ const PAUSE: [Duration; 2] = [Duration::from_micros(50), Duration::from_millis(1
 const TELL: Duration = Duration::from_millis(100);
 /// How long a node that starts waits until its sessions' windows are on stable storage, and thus certain.
 const RESTORE_PATIENCE: Duration = Duration::from_secs(15);
+/// How long the rings of a start of `tachyond` that is gone are read, while a disk is slow to take what is in them.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
 /// How long an orderly end waits for the disk.
 const END_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -241,7 +243,10 @@ fn run(writer: &mut Writer<OnDisk, TapReader>, words: &Receiver<Word>, status: &
         };
         let quiet = heard.is_none();
         match heard {
-            Some(Word::Attach(boot_id, taps)) => writer.attach(Now::read(), boot_id, taps),
+            Some(Word::Attach(boot_id, taps)) => {
+                drain(writer, boot_id);
+                writer.attach(Now::read(), boot_id, taps);
+            }
             Some(Word::Ruleset(version, image)) => writer.add_ruleset(version, image),
             Some(Word::Restore(sessions, say)) => asked = Some((sessions, say, Instant::now() + RESTORE_PATIENCE)),
             Some(Word::End) => break,
@@ -265,6 +270,20 @@ fn run(writer: &mut Writer<OnDisk, TapReader>, words: &Receiver<Word>, status: &
     }
     let end = Instant::now() + END_PATIENCE;
     while !writer.finish(Now::read()) && Instant::now() < end {
+        thread::sleep(PAUSE[0]);
+    }
+}
+
+/// Takes what the start of `tachyond` before this one has left.
+fn drain(writer: &mut Writer<OnDisk, TapReader>, boot_id: [u8; 16]) {
+    let end = Instant::now() + DRAIN_PATIENCE;
+    while !writer.drain(Now::read(), boot_id) {
+        if Instant::now() >= end {
+            let s = DRAIN_PATIENCE.as_secs();
+            return warn!(
+                "what a tachyond that is gone has left is not all on stable storage after {s} s; check the disk"
+            );
+        }
         thread::sleep(PAUSE[0]);
     }
 }

@@ -404,6 +404,11 @@ impl<S: Storage> Shard<S> {
         Ok(())
     }
 
+    /// Appends a gap before the next turn, because it cannot be written now.
+    pub(crate) const fn owe(&mut self, gap: Gap) {
+        self.gap = Some(gap);
+    }
+
     /// Has the group that is filled written as soon as the disk is free, and synced.
     pub(crate) const fn ask_for_sync(&mut self) {
         self.group.durable = true;

@@ -129,6 +129,17 @@ impl<T: Source> Worker<T> {
         pending || self.appended.iter().any(|appended| appended.needs.iter().any(|need| need.shard == shard))
     }
 
+    /// Whether all that is in its ring, as far as it can be read, is appended.
+    pub(crate) fn is_read(&self) -> bool {
+        let known = self.newest.is_some() || self.source.fill().1 == 0;
+        self.broken.is_some() || (known && self.pending.is_none())
+    }
+
+    /// Whether all that is appended is as stable as it asks for.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.appended.is_empty()
+    }
+
     /// Goes back to the first turn that is not stable, because a log lost some of what came behind.
     pub(crate) fn rewind(&mut self) {
         self.pending = None;

@@ -68,12 +68,31 @@ impl<F: Folders, T: Source> Writer<F, T> {
         }
     }
 
-    /// Takes up the taps of a start of `tachyond`, in place of those before. What an earlier start has left in its rings is taken
-    /// first: nobody will send it again who has an answer already.
+    /// One step towards having what an earlier start of `tachyond` than this one has left in its rings: nobody will send it again who
+    /// has an answer already. True once all of it is as stable as it asks for.
+    pub(crate) fn drain(&mut self, now: Now, boot_id: [u8; 16]) -> bool {
+        if boot_id == self.boot_id {
+            return true;
+        }
+        self.step(now);
+        // Once more, because a log that failed in the step has its turns read again.
+        for index in 0..self.workers.len() {
+            while self.take_turns(now, index) {}
+        }
+        self.workers.iter().all(|worker| worker.is_read() && worker.is_settled())
+    }
+
+    /// Takes up the taps of a start of `tachyond`, in place of those before, for which see [`Writer::drain`]. What that did not get is lost.
     pub(crate) fn attach(&mut self, now: Now, boot_id: [u8; 16], sources: Vec<T>) {
         if boot_id != self.boot_id {
             for index in 0..self.workers.len() {
-                while self.take_turns(now, index) {}
+                if !self.workers[index].is_read() {
+                    self.give_up(
+                        now,
+                        index,
+                        "its tachyond is gone, and the log did not take the rest in time".to_owned(),
+                    );
+                }
             }
         }
         self.boot_id = boot_id;
@@ -296,8 +315,10 @@ impl<F: Folders, T: Source> Writer<F, T> {
         let (tick, shard) = (worker.newest.map_or(0, |(_, tick)| tick), worker.source.shards().first().copied());
         if let Some(shard) = shard {
             let lost = gap(0, tick, now.tick, Reason::PersistUnavailable, None);
-            // Where even that cannot be written, the status says it.
-            let _ = self.open(now, shard).gap(now, lost);
+            let shard = self.open(now, shard);
+            if shard.gap(now, lost).is_err() {
+                shard.owe(lost);
+            }
         }
     }
 

@@ -116,6 +116,34 @@ fn after_a_restart_the_ring_is_read_again_and_nothing_is_there_twice() {
 }
 
 #[test]
+fn what_a_dead_node_left_is_taken_however_much_it_is_or_said_to_be_lost() {
+    for drains in [true, false] {
+        let (folder, disks) = (Folder::new("log"), Disks::default());
+        // More than a log takes before its disk is looked at.
+        let script = Script::new(0, &[0], 6_000);
+        let cursors = Arc::new(Cursors::default());
+        let mut writer = writer(&folder, disks.clone(), settings());
+        writer.attach(at(0), BOOT, vec![Player { room: script.turns, ..Player::new(&script, &cursors) }]);
+        let mut tick = 0;
+        while !writer.drain(at(tick), [2; 16]) && drains {
+            tick += 10_000;
+            assert!(tick < 1 << 32, "it never ends: {cursors:?}");
+        }
+        let (next, theirs) = (Script::new(1, &[0], 10), Arc::new(Cursors::default()));
+        writer.attach(at(tick), [2; 16], vec![Player::new(&next, &theirs)]);
+        let tick = run(&mut writer, tick, &[(&next, &theirs)]);
+        end(writer, tick);
+        sound(&disks);
+        let logs = logs(&disks);
+        check(&next, &logs, next.turns);
+        if drains {
+            check(&script, &logs, script.turns);
+        }
+        assert_eq!(logs[&0].gaps.is_empty(), drains, "{:?}", logs[&0].gaps);
+    }
+}
+
+#[test]
 fn a_new_start_of_the_node_begins_with_a_clock_and_its_turns_from_one() {
     let (folder, disks) = (Folder::new("log"), Disks::default());
     let script = Script::new(0, &[0], 40);
