@@ -1,7 +1,8 @@
-//! Putting a rules file in force, or saying why not. Until `tachyond` has accepted the ruleset, nothing is changed.
+//! Putting a rules file in force, or saying why not. Until `tachyond` has accepted the ruleset, nothing is changed; where the
+//! registry fails then, the old rules are offered once more.
 
 use crate::{
-    control::{Control, image_of},
+    control::{Control, Offer, image_of},
     record::RulesText,
     refusal::Refusal,
     ruleset::{InForce, Limits, Plan, Principals},
@@ -51,7 +52,8 @@ impl Control {
     /// Puts a rules file in force, or changes nothing and says why.
     ///
     /// # Errors
-    /// The registry cannot be written, or `tachyond` was lost meanwhile; nothing is changed then either.
+    /// `tachyond` was lost meanwhile, and nothing is changed; or the registry cannot be written, and the old rules are in force
+    /// again, or the text says that they are not.
     pub(crate) fn apply_rules(&self, text: &str, file_name: &str) -> Result<Outcome, Refusal> {
         let _publishing = self.hold_publishing();
         let (candidate, mut outcome) = self.consider(text, file_name)?;
@@ -69,7 +71,9 @@ impl Control {
             }
         }
         let mut state = self.state();
-        state.commit_rules(&in_force.text, &new_principals)?;
+        if let Err(refusal) = state.commit_rules(&in_force.text, &new_principals) {
+            return Err(if connected { self.take_back(&mut state, &refusal) } else { refusal });
+        }
         state.principals = principals;
         // Asked only now, so that what was opened while we compiled is held against the new rules too.
         let (sessions, subscribers) = (state.sessions_beyond(&in_force), state.subscribers_beyond(&in_force));
@@ -98,6 +102,25 @@ impl Control {
         }
         info!(file = file_name, version = outcome.version, "rules applied");
         Ok(outcome)
+    }
+
+    /// Gives `tachyond` the old rules back, because the new ones could not be stored. Gives what to tell the caller.
+    fn take_back(&self, state: &mut State, refusal: &Refusal) -> Refusal {
+        // The registry cannot keep this version; the node does, and says it whenever control connects.
+        state.version += 1;
+        let numbered = (state.version, Limits::of(state.link.as_ref().map(|link| &*link.hello)));
+        let back = state.plan().and_then(|plan| Offer::new(plan, numbered)).and_then(|offer| state.put_in_force(offer));
+        Refusal::Internal(match back {
+            Ok(version) => {
+                self.tell(state.change, Ok(version));
+                format!("{}; the old rules are in force again, as version {version}", refusal.text())
+            }
+            Err(why) => format!(
+                "{}; tachyond has the new rules until tachyon-control is restarted, because it does not take the old ones: {}",
+                refusal.text(),
+                why.text()
+            ),
+        })
     }
 
     fn consider(&self, text: &str, file_name: &str) -> Result<(Option<Candidate>, Outcome), Refusal> {
@@ -170,3 +193,7 @@ fn general(file_name: &str, message: String, help: &str) -> Diagnostic {
 fn whole_file(severity: Severity, file_name: &str, message: String, help: &str) -> Diagnostic {
     Diagnostic::new(severity, file_name, "", None).saying(message, help)
 }
+
+#[cfg(test)]
+#[path = "apply_tests.rs"]
+mod tests;

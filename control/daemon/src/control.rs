@@ -185,7 +185,7 @@ impl Control {
         }
     }
 
-    fn connect(&self, socket: &std::path::Path) -> Result<(), Refusal> {
+    pub(crate) fn connect(&self, socket: &std::path::Path) -> Result<(), Refusal> {
         let node_uids = self.state().config.node_uids.clone();
         let connected = ControlEnd::connect(socket, &node_uids, REPLY_PATIENCE);
         let (end, hello, stats) = connected.map_err(|error| {

@@ -103,9 +103,20 @@ impl Registry {
         let database = redb::Builder::new()
             .create_file(file)
             .with_context(|| format!("cannot use {}; is another tachyon-control running on it?", path.display()))?;
+        Self::of(database).with_context(|| format!("cannot read {}", path.display()))
+    }
+
+    fn of(database: Database) -> anyhow::Result<(Self, Stored)> {
         let registry = Self { database };
-        let stored = registry.read().with_context(|| format!("cannot read {}", path.display()))?;
+        let stored = registry.read()?;
         Ok((registry, stored))
+    }
+
+    /// One that is empty, on what a test gives for a disk.
+    #[cfg(test)]
+    pub(crate) fn on(disk: impl redb::StorageBackend) -> (Self, Stored) {
+        let database = redb::Builder::new().create_with_backend(disk).expect("a database");
+        Self::of(database).expect("an empty registry")
     }
 
     /// Writes changes, all or none, and returns once they are on the disk.
