@@ -197,8 +197,13 @@ impl Control {
         let _publishing = self.hold_publishing();
         let mut state = self.state();
         let offered = state.attach(end, hello, stats).inspect_err(|refusal| state.lose(refusal.text()))?;
-        if let Some(version) = offered {
-            self.tell(state.change, Ok(version));
+        match offered {
+            Some(version) => self.tell(state.change, Ok(version)),
+            // Whatever an earlier start had in force.
+            None => {
+                let version = state.node()?.hello.ruleset_version;
+                self.published.send_modify(|published| published.version = version);
+            }
         }
         Ok(())
     }

@@ -303,6 +303,20 @@ async fn a_node_that_lost_its_boot_number_gets_no_old_keys() {
 }
 
 #[tokio::test]
+async fn the_status_names_the_ruleset_that_this_start_of_the_node_has() {
+    let folder = Folder::new();
+    let (node, mut control) = pair(&folder).await;
+    ids(&mut control, &["orders.a"]).await;
+    drop(node);
+    let status = async || control.client.clone().status(StatusRequest {}).await.unwrap().into_inner();
+    eventually(async || !status().await.connected).await;
+    let told = Told { version: 1, refuse: Some("not now".into()), ..Told::default() };
+    let _node = Node::start_with(&folder.0, hello(2), told);
+    eventually(async || status().await.connected).await;
+    assert_eq!(status().await.ruleset_in_force, 1);
+}
+
+#[tokio::test]
 async fn a_slot_is_free_once_the_rules_of_a_new_start_do_not_name_it() {
     // One subscriber that was ending, and one that ends because of what the new start is.
     for (unsubscribes, next) in [(true, hello(2)), (false, Hello { workers: 3, ..hello(2) })] {
