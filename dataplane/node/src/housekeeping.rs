@@ -139,7 +139,9 @@ pub(crate) struct Housekeeping {
     pub(crate) current: Option<Image>,
     pub(crate) voice: Voice,
     pub(crate) stop: Arc<AtomicBool>,
+    /// Quarantined messages that nobody was told of yet, and the last of them.
     pub(crate) quarantined: u64,
+    pub(crate) quarantined_last: Option<(Message, u8)>,
     pub(crate) quarantine_told: Instant,
 }
 
@@ -456,7 +458,6 @@ impl Housekeeping {
 
     /// Takes what the workers sent, and moves leases.
     fn collect(&mut self) {
-        let mut last = None;
         for (worker, desk) in self.desks.iter_mut().enumerate() {
             while desk.retired.pop().is_ok() {} // the last clone to go unmaps the image, here
             while let Ok(demand) = desk.demands.pop() {
@@ -464,14 +465,14 @@ impl Housekeeping {
             }
             while let Ok(entry) = desk.quarantine.pop() {
                 self.quarantined += 1;
-                last = Some(entry);
+                self.quarantined_last = Some(entry);
             }
         }
         let rules = self.current.as_ref().map(|image| image.ruleset());
         let period = |sender| rules.and_then(|rules| rules.sender(sender)).map_or(0, |rule| rule.period.get());
         self.leases.step(period, &mut self.desks);
-        if let Some((message, reason)) = last
-            && self.quarantine_told.elapsed() >= QUARANTINE_EVERY
+        if self.quarantine_told.elapsed() >= QUARANTINE_EVERY
+            && let Some((message, reason)) = self.quarantined_last.take()
         {
             self.tell_quarantine(&message, reason);
         }

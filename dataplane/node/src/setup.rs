@@ -116,6 +116,7 @@ pub(crate) fn build(file: &NodeFile, voice: Voice, stop: Arc<AtomicBool>) -> any
         voice,
         stop,
         quarantined: 0,
+        quarantined_last: None,
         quarantine_told: Instant::now(),
     };
     house.supervise();

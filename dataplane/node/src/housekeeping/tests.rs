@@ -97,6 +97,7 @@ fn house(folder: &Folder, desks: Vec<Desk>, ports: PortDesk) -> Housekeeping {
         voice: Voice::new(true),
         stop: Arc::new(AtomicBool::new(false)),
         quarantined: 0,
+        quarantined_last: None,
         quarantine_told: Instant::now(),
     }
 }
@@ -120,6 +121,21 @@ fn a_worker_that_ended_keeps_nothing_from_the_others() {
     let ticket = house.desks.send(0, lease).unwrap();
     assert!(house.desks.in_force(0, ticket), "what it had can be given to others");
     assert_eq!(core::iter::from_fn(|| live.pop().ok()).count(), 4);
+}
+
+#[test]
+fn the_last_quarantined_messages_are_told_when_it_is_time() {
+    let folder = Folder::new("quarantine");
+    let (mut fill, quarantine) = RingBuffer::new(4);
+    let mut house = house(&folder, vec![Desk { quarantine, ..desk() }], port_desk(&[]).0);
+    let now = Instant::now();
+    house.quarantine_told = now + PATIENCE; // so that it is not yet time
+    fill.push((Message::new_zeroed(), Reason::Throttled.number())).unwrap();
+    house.collect();
+    assert_eq!((house.quarantined, house.quarantined_last.is_some()), (1, true));
+    house.quarantine_told = now.checked_sub(QUARANTINE_EVERY).unwrap();
+    house.collect(); // nothing more came
+    assert_eq!((house.quarantined, house.quarantined_last.is_some()), (0, false));
 }
 
 #[test]
