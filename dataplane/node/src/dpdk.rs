@@ -126,6 +126,10 @@ pub(crate) fn cold(ports: Cold) -> Box<dyn Ports> {
 pub(crate) fn start(ports: &mut DpdkPorts, plan: &Plan) -> anyhow::Result<Vec<String>> {
     ports.start_all()?;
     let mut degraded = ports.degraded();
+    if rustix::process::geteuid().is_root() {
+        // It began with DPDK itself, and rights belong to threads. It has to reach sockets of others anew, which root alone may.
+        degraded.push("DPDK's own thread, for interrupts and sockets of devices, stays root, not fenced in".into());
+    }
     for report in ports.reports() {
         let Some(node) = report.numa_node else { continue };
         for worker in plan.workers.iter().filter(|worker| worker.numa_node.is_some_and(|other| other != node)) {

@@ -1,7 +1,8 @@
 //! Giving away what is not needed, before packets begin: user, capabilities, files, system calls.
 //!
 //! Users, capabilities and landlock domains belong to threads, and some drivers need privileges while they open. So the
-//! steps are taken by each thread for itself once everything it needs is open; threads started later inherit them.
+//! steps are taken by each thread for itself once everything it needs is open; threads started later inherit them. The one that
+//! DPDK starts for itself is there before and takes no step; a node that has it and is root says so.
 
 use anyhow::Context;
 use landlock::{ABI, Access, AccessFs, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, path_beneath_rules};
