@@ -168,15 +168,17 @@ fn a_senders_quota_follows_its_traffic_from_worker_to_worker() {
             }
             thread::sleep(Duration::from_millis(1));
         }
+        // Once all of them are judged, so that none counts for another time.
+        wait_for(&stats, "judged", |all| all[1].messages_seen == u64::from(id))[1]
     };
-    offer(200);
-    let before = stats.read_counters(1).unwrap();
+    let before = offer(200);
     let started = std::time::Instant::now();
-    offer(400);
-    let after = stats.read_counters(1).unwrap();
+    let after = offer(400);
     let passed = after.messages_accepted - before.messages_accepted;
     let allowed = 1_000 * u64::try_from(started.elapsed().as_millis()).unwrap() / 1_000;
-    assert!(passed > allowed * 7 / 10, "{passed} of {allowed} passed: the quota did not move");
+    // A slow host offers less in that time than the quota is.
+    let possible = allowed.min(after.messages_seen - before.messages_seen);
+    assert!(passed > possible * 7 / 10, "{passed} of {possible} passed: the quota did not move");
     assert!(passed < allowed * 11 / 10 + 10, "{passed} of {allowed} passed: more than the quota");
     assert_eq!(stats.read_counters(0).unwrap().messages_seen, 0);
 }
