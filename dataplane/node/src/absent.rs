@@ -131,7 +131,7 @@ pub(crate) mod afxdp {
 /// Stands for the pre-filters: there is none, and so nothing to do.
 #[cfg(not(feature = "xdp"))]
 pub(crate) mod filters {
-    use crate::{sandbox::User, worker::Image};
+    use crate::{left_over, sandbox::User, worker::Image};
     use std::path::PathBuf;
     use tachyon_config::NodeFile;
     use tachyon_segment::handover::{FilterStatus, Prefix};
@@ -149,10 +149,12 @@ pub(crate) mod filters {
         }
 
         pub(crate) fn open(file: &NodeFile, _: u64, _: Option<User>, degraded: &mut Vec<String>) -> Self {
-            let without = |section: &tachyon_config::PrefilterSection| {
-                format!("{} has no pre-filter, everything passes: {NONE}", section.interface)
-            };
-            degraded.extend(file.prefilters.iter().map(without));
+            let folder = &file.node.filter_dir;
+            let left = left_over::interfaces(folder);
+            let names = file.prefilters.iter().map(|section| section.interface.as_str());
+            let without = names.filter(|name| !left.iter().any(|left| left == name));
+            degraded.extend(without.map(|name| format!("{name} has no pre-filter, everything passes: {NONE}")));
+            degraded.extend(left.iter().map(|name| left_over::warning(folder, name)));
             Self
         }
 

@@ -7,7 +7,7 @@
 //!
 //! A filter that is off its interface, for whatever reason, is kept up to date all the same, so putting it on again is one step.
 
-use crate::{sandbox::User, worker::Image};
+use crate::{left_over, sandbox::User, worker::Image};
 use rustix::thread::CapabilitySet;
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -110,8 +110,8 @@ impl Filters {
         Self { list, folder, sessions, topics: TopicBlocks::ALL, later, feeding: None, looked_ns: 0, said }
     }
 
-    /// Attaches every filter of the node file, or adopts what an earlier process left there; what is weaker than asked goes to
-    /// `degraded`. Pins are given to `user`, so that filters can be taken off and put on later.
+    /// Attaches every filter of the node file, or adopts what an earlier process left there; what is weaker than asked, and what it
+    /// left elsewhere, goes to `degraded`. Pins are given to `user`, so that filters can be taken off and put on later.
     pub(crate) fn open(file: &NodeFile, seed: u64, user: Option<User>, degraded: &mut Vec<String>) -> Self {
         let mut list = Vec::new();
         for section in &file.prefilters {
@@ -138,7 +138,11 @@ impl Filters {
             }
             list.push(filter);
         }
-        Self::over(list, file.node.filter_dir.clone())
+        let folder = &file.node.filter_dir;
+        let is_ours = |name: &String| file.prefilters.iter().any(|section| section.interface.as_str() == name);
+        let others = left_over::interfaces(folder).into_iter().filter(|name| !is_ours(name));
+        degraded.extend(others.map(|name| left_over::warning(folder, &name)));
+        Self::over(list, folder.clone())
     }
 
     /// The object file of the filter that the DPDK port on this interface loads.

@@ -25,6 +25,7 @@ mod housekeeping;
 #[cfg(feature = "hwloc")]
 mod hwloc;
 mod leases;
+mod left_over;
 mod notify;
 mod port_desk;
 mod ports;

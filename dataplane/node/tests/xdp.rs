@@ -392,6 +392,29 @@ fn a_filter_that_cannot_be_attached_is_said_and_comes_when_its_interface_does() 
 }
 
 #[test]
+fn a_filter_that_the_node_file_no_longer_names_is_said_and_can_be_taken_off_as_it_says() {
+    let Some(mut bench) = Bench::new("xdp-left", &with_sockets()) else { return };
+    bench.kill();
+    bench.text = bench.text.replace("[[prefilter]]\ninterface = \"b\"\n", "");
+    bench.start();
+    let pins = bench.cable.pins.join("tachyon/b");
+    let fix = format!("rm -r {}", pins.display());
+    assert!(
+        bench.node.said.iter().any(|line| line.contains("degraded") && line.contains(&fix)),
+        "{:?}",
+        bench.node.said
+    );
+    std::fs::remove_dir_all(pins).unwrap();
+    let end = Instant::now() + PATIENCE;
+    while bench.cable.has_program() {
+        assert!(Instant::now() < end, "never off");
+    }
+    bench.furnish();
+    bench.send(1, 1, 4);
+    bench.judged(1);
+}
+
+#[test]
 fn with_afxdp_each_frame_comes_to_its_worker_by_one_way_and_leaves_by_the_first_that_reaches() {
     let Some(mut bench) = Bench::new("xdp-afxdp", &with_afxdp()) else { return };
     bench.furnish();

@@ -585,3 +585,20 @@ fn a_filter_that_an_earlier_node_left_is_none_of_somebody_elses() {
     assert_eq!(found(false, XDP_RIGHTS), (State::Degraded, 2));
     assert_eq!(found(false, 0), (State::Note, 0), "pins are shown to root alone");
 }
+
+#[test]
+fn a_filter_on_an_interface_that_the_node_file_does_not_name_is_told_with_and_without_filters() {
+    for need in [Need::of(&filtered()), need()] {
+        let machine = Machine::good();
+        machine.file("/sys/fs/bpf/tachyon/eth7:5/link", "").file("/sys/fs/bpf/tachyon/eth8/sessions", "");
+        machine.file("/sys/fs/bpf/tachyon/veth0:5/link", "");
+        let findings = machine.examined(&need);
+        let left: Vec<&Finding> = findings.iter().filter(|finding| finding.check == "xdp_left_over").collect();
+        let named = usize::from(need.xdp.filters.is_empty()); // veth0.5 is somebody's only where the file names it
+        assert_eq!(left.len(), 1 + named, "{left:?}");
+        assert_eq!(
+            (left[0].state, left[0].commands.as_slice()),
+            (State::Degraded, ["rm -r /sys/fs/bpf/tachyon/eth7:5".to_owned()].as_slice())
+        );
+    }
+}

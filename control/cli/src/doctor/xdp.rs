@@ -115,6 +115,8 @@ pub(crate) struct Xdp {
     /// Whether it forwards packets that are for others.
     forwards: bool,
     interfaces: Vec<Interface>,
+    /// Interfaces with a pinned filter that the node file does not name.
+    others: Vec<String>,
 }
 
 /// An interface that has a filter in the node file.
@@ -159,8 +161,17 @@ impl Xdp {
                 .iter()
                 .any(|path| host.number(path) == Some(1)),
             interfaces: need.filters.iter().map(interface).collect(),
+            others: others(host, need),
         }
     }
+}
+
+/// The interfaces with a pinned filter that the node file does not name.
+fn others(host: &Host, need: &XdpNeed) -> Vec<String> {
+    let Some(folder) = need.folder.to_str() else { return Vec::new() };
+    let pinned = host.names(folder).into_iter().filter(|name| host.exists(&format!("{folder}/{name}/link")));
+    let names = pinned.map(|name| name.replace(':', "."));
+    names.filter(|name| !need.filters.iter().any(|filter| filter.interface == *name)).collect()
 }
 
 /// The program on an interface as `ip -json link` has it; there may be one for each mode.
@@ -171,10 +182,12 @@ fn program_of(link: &Value) -> Option<u64> {
 
 pub(crate) fn findings(xdp: &Xdp, need: &Need, limits: &Limits) -> Vec<Finding> {
     let filters = &need.xdp.filters;
+    let left = xdp.others.iter().map(|name| left_over(name, &need.xdp));
     if filters.is_empty() {
-        return vec![Finding::fine("xdp", "the node file has no [[prefilter]]")];
+        return left.chain([Finding::fine("xdp", "the node file has no [[prefilter]]")]).collect();
     }
     let mut findings = vec![version(xdp, &need.xdp), rights(&need.xdp, limits), file_system(xdp, &need.xdp)];
+    findings.extend(left);
     findings.extend(locked(need, limits));
     if xdp.forwards {
         let found =
@@ -304,6 +317,18 @@ fn occupied(filter: &FilterNeed, interface: &Interface, rights: &super::limits::
             .command(format!("ip link set dev {name} xdp off"))
             .command(format!("xdp-loader unload {name} --all")),
     }
+}
+
+/// A filter that an earlier node left, or that is of another node.
+fn left_over(name: &str, need: &XdpNeed) -> Finding {
+    let found = format!("{name} has a pre-filter, and the node file has no [[prefilter]] for it");
+    let pins = need.folder.join(name.replace('.', ":"));
+    Finding::new("xdp_left_over", State::Degraded, found)
+        .help(
+            "nobody tells it of this node's sessions, so it drops their frames at the device; unless another node uses the same \
+             filter_dir and still runs, take it off",
+        )
+        .command(format!("rm -r {}", pins.display()))
 }
 
 /// What the driver can do.
