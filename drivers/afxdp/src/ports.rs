@@ -13,7 +13,7 @@ use crate::{
 };
 use core::sync::atomic::Ordering;
 use std::{
-    fs, mem,
+    fs, io, mem,
     net::IpAddr,
     os::fd::{AsFd, OwnedFd},
     sync::Arc,
@@ -227,16 +227,16 @@ impl AfxdpPorts {
     }
 
     /// Waits until no device uses this memory any more: zero copy goes on for a moment after a socket is closed. False if one
-    /// still does.
+    /// still may.
     pub(crate) fn await_release(&self, worker: u16, layout: Layout) -> bool {
         self.desks.iter().filter(|desk| !desk.config.force_copy).all(|desk| {
             let plan = self.probe(desk, worker, layout);
             (0..RELEASE_TRIES).any(|_| {
-                let released = is_released(&plan);
-                if !released {
+                let is_free = is_released(&try_queue(&plan));
+                if !is_free {
                     thread::sleep(RELEASE_PAUSE);
                 }
-                released
+                is_free
             })
         })
     }
@@ -322,7 +322,7 @@ impl AfxdpPorts {
                     }
                     // Devices go on for a moment after zero copy.
                     Held::Closing(plan, zero_copy, reason)
-                        if (!zero_copy || is_released(&plan)) && wires.order(Order::Closed(port, reason)) =>
+                        if (!zero_copy || desk.has_let_go(&plan)) && wires.order(Order::Closed(port, reason)) =>
                     {
                         Held::Absent(plan, now_ns)
                     }
@@ -462,6 +462,25 @@ impl Desk {
         Held::Open(Open::new(plan, fd, zero_copy, now_ns))
     }
 
+    /// Whether the device is done with the memory of a closed socket; why that is not known is kept.
+    fn has_let_go(&mut self, plan: &SocketPlan) -> bool {
+        let (tried, device, queue) = (try_queue(plan), &self.config.interface, plan.queue);
+        let is_free = is_released(&tried);
+        self.why = match tried {
+            Err(error) if !is_free && error.raw_os_error() == Some(libc::EBUSY) => {
+                format!("{device} has not let go of the socket that was closed on queue {queue}; it should in a moment")
+            }
+            Err(error) if !is_free => {
+                let why = why_refused(&self.config.name, device, plan, &error);
+                format!(
+                    "whether {device} let go of the socket that was closed cannot be seen, and its memory waits: {why}"
+                )
+            }
+            _ => String::new(),
+        };
+        is_free
+    }
+
     /// How it is, and why it is not ready.
     fn state(&self) -> (PortState, String) {
         let device = &self.config.interface;
@@ -522,10 +541,16 @@ impl Open {
     }
 }
 
-/// Whether no device uses the memory of a closed socket: then its queue can be had again.
-fn is_released(plan: &SocketPlan) -> bool {
+/// Tries whether a queue can be had again, as it can once no device uses the memory of the socket that was closed there.
+fn try_queue(plan: &SocketPlan) -> io::Result<()> {
     let plan = SocketPlan { force_copy: true, force_one_piece: true, ..*plan };
-    !Socket::open(&plan, &mut Vec::new()).is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY))
+    Socket::open(&plan, &mut Vec::new()).map(drop)
+}
+
+/// Whether that says that no device uses the memory: a socket was given, or there is no device to use it. Every other error may
+/// have come before the kernel looked at the queue; locked memory is short exactly as long as the old socket's is held.
+fn is_released(tried: &io::Result<()>) -> bool {
+    tried.as_ref().err().is_none_or(is_away)
 }
 
 fn check(config: &AfxdpConfig) -> Result<(), PortError> {
@@ -610,5 +635,20 @@ impl Ports for AfxdpPorts {
 
     fn said(&mut self) -> Vec<Said> {
         mem::take(&mut self.said)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_free_only_where_a_socket_was_given_or_the_device_is_away() {
+        let after = |code: i32| is_released(&Err(io::Error::from_raw_os_error(code)));
+        assert!(is_released(&Ok(())));
+        assert!([libc::ENODEV, libc::ENETDOWN, libc::ENXIO].into_iter().all(after));
+        let unknown = [libc::EBUSY, libc::ENOBUFS, libc::ENOMEM, libc::EINVAL, libc::EPERM, libc::EMFILE];
+        assert!(!unknown.into_iter().any(after));
+        assert!(!is_released(&Err(io::Error::other("no number"))));
     }
 }

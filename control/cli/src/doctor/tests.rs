@@ -602,3 +602,16 @@ fn a_filter_on_an_interface_that_the_node_file_does_not_name_is_told_with_and_wi
         );
     }
 }
+
+#[test]
+fn sockets_may_lock_their_memory_and_that_of_one_more() {
+    // Two workers with one socket each, and one that is opened while its closed one still counts.
+    let kib = Need::of(&filtered()).buffer_bytes_per_worker / 1_024;
+    let state = |kib: u64| {
+        let findings = about_xdp(|machine| {
+            machine.limits(&(kib * 1_024).to_string(), "65536");
+        });
+        findings.iter().find(|finding| finding.check == "xdp_memlock").map(|finding| finding.state)
+    };
+    assert_eq!((state(3 * kib), state(3 * kib - 1)), (Some(State::Fine), Some(State::Fails)));
+}

@@ -276,10 +276,12 @@ fn file_system(xdp: &Xdp, need: &XdpNeed) -> Finding {
         .command(format!("mkdir -p {folder} && mount -t bpf bpf {folder}"))
 }
 
-/// Whether the sockets' memory may be locked: each counts the worker's buffers for itself.
+/// Whether the sockets' memory may be locked: each counts the worker's buffers for itself, and one that is opened anew may do so while
+/// those of the closed one still count.
 fn locked(need: &Need, limits: &Limits) -> Option<Finding> {
     const CHECK: &str = "xdp_memlock";
-    let wanted = need.buffer_bytes() * need.xdp.sockets();
+    let sockets = need.xdp.sockets();
+    let wanted = need.buffer_bytes() * sockets + need.buffer_bytes_per_worker * sockets.min(1);
     let limit = limits.locked_bytes.flatten().filter(|_| wanted > 0)?;
     let found = format!("{} of {} that XDP sockets lock", bytes(limit), bytes(wanted));
     if limits.rights.may_lock || limit >= wanted {
