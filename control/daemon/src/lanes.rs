@@ -11,7 +11,7 @@ use crate::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -100,8 +100,17 @@ struct Held {
     lanes: Lanes,
     /// Where copies of shard 0 go; `None`: it publishes.
     at: Option<SocketAddr>,
+    /// Where a publisher's frames come from, and so its acks go; port 0 is any.
+    pinned: Option<(IpAddr, u16)>,
     /// Its end is on its way to the node, and until it is there its lanes stay.
     ending: bool,
+}
+
+impl Held {
+    /// How many ports its lane leads to: a subscriber has one for each shard.
+    fn ports(&self, shard_count: u16) -> u32 {
+        if self.at.is_some() { shard_count.into() } else { 1 }
+    }
 }
 
 impl State {
@@ -182,6 +191,7 @@ impl State {
             // Where a publisher is, only its details say, and only the node can read them.
             None => request.to = ask(self, request)?.to,
         }
+        check_pin(&held, address(request.to))?;
         self.check_free(&held, worker, address(request.to))?;
         let LaneAnswer { to, details } = ask(self, request)?;
         let agreed = Agreed { to: address(to), boot_id: hello.boot_id };
@@ -211,6 +221,7 @@ impl State {
             owner: session.owner.clone(),
             lanes: session.lanes.clone(),
             at: None,
+            pinned: session.pinned,
             ending: session.ending,
         });
         sessions.chain(self.subscribers.values().map(|subscriber| Held {
@@ -218,20 +229,21 @@ impl State {
             owner: subscriber.owner.clone(),
             lanes: subscriber.lanes.clone(),
             at: Some(subscriber.at()),
+            pinned: None,
             ending: subscriber.ending,
         }))
     }
 
     /// Whether none of these names is another user's: an offer would end that user's lane, and a lane takes every frame for its
-    /// names, also of those who get theirs by UDP.
+    /// names, also of those who get theirs by UDP, acks of publishers among them.
     fn check_free(&self, held: &Held, worker: u16, to: SocketAddr) -> Result<(), Refusal> {
         let hello = &self.node()?.hello;
         let (boot_id, shard_count) = (hello.boot_id, hello.shard_count);
-        let ports = |held: &Held| if held.at.is_some() { shard_count } else { 1 };
         let leads_there = |other: &Held| {
             let agreed = other.lanes.agreed.get(&worker).filter(|agreed| agreed.boot_id == boot_id);
-            let mut names = [other.at, agreed.map(|agreed| agreed.to)].into_iter().flatten();
-            names.any(|name| overlap((name, ports(other)), (to, ports(held))))
+            let names = [other.at, agreed.map(|agreed| agreed.to)].into_iter().flatten();
+            let mut names = names.map(|name| (name, other.ports(shard_count))).chain(other.pinned.map(pinned_names));
+            names.any(|names| overlap(names, (to, held.ports(shard_count))))
         };
         let mut others = self.all_held().filter(|other| other.owner.uid != held.owner.uid);
         if others.any(|other| leads_there(&other)) {
@@ -246,14 +258,27 @@ impl State {
     /// # Errors
     /// One does, or there is no node.
     pub(crate) fn check_no_lane(&self, uid: u32, at: SocketAddr) -> Result<(), Refusal> {
+        let shard_count = self.node()?.hello.shard_count;
+        self.check_no_lane_to(uid, (at, shard_count.into()))
+    }
+
+    /// Whether no other user's lane takes the acks of a publisher that is pinned to this address and port.
+    ///
+    /// # Errors
+    /// One does, or there is no node.
+    pub(crate) fn check_no_lane_to_pin(&self, uid: u32, pinned: Option<(IpAddr, u16)>) -> Result<(), Refusal> {
+        pinned.map_or(Ok(()), |pinned| self.check_no_lane_to(uid, pinned_names(pinned)))
+    }
+
+    fn check_no_lane_to(&self, uid: u32, names: Names) -> Result<(), Refusal> {
         let hello = &self.node()?.hello;
         let takes_them = |other: &Held| {
-            let ports = if other.at.is_some() { hello.shard_count } else { 1 };
+            let ports = other.ports(hello.shard_count);
             let mut agreed = other.lanes.agreed.values().filter(|agreed| agreed.boot_id == hello.boot_id);
-            agreed.any(|agreed| overlap((agreed.to, ports), (at, hello.shard_count)))
+            agreed.any(|agreed| overlap((agreed.to, ports), names))
         };
         if self.all_held().any(|other| other.owner.uid != uid && takes_them(&other)) {
-            let text = format!("an RDMA lane of another user leads to {at} or a port behind it");
+            let text = format!("an RDMA lane of another user leads to {} or a port behind it", names.0);
             return Err(Refusal::Denied(format!("{text}; use another address or port")));
         }
         Ok(())
@@ -393,12 +418,30 @@ fn missing(holder: Holder, worker: u16, way: Way, agreed: &Agreed, boot_id: [u8;
     Told { holder: Some(holder), worker, to: agreed.to, way, state, why, attempts: 0, fell_back: false }
 }
 
+/// An address with the first of a row of ports, and how many they are.
+type Names = (SocketAddr, u32);
+
+/// Where the acks of a publisher go that is pinned to this: to the one port, or to whichever it sends from.
+fn pinned_names((ip, port): (IpAddr, u16)) -> Names {
+    (SocketAddr::new(ip, port), if port == 0 { 1 << 16 } else { 1 })
+}
+
 /// Whether two rows of ports share one. An IPv4 address and the same one IPv4-mapped are one name at the node.
-fn overlap((one, ones): (SocketAddr, u16), (other, others): (SocketAddr, u16)) -> bool {
+fn overlap((one, ones): Names, (other, others): Names) -> bool {
     let [first, second] = [one, other].map(|at| u32::from(at.port()));
-    one.ip().to_canonical() == other.ip().to_canonical()
-        && first < second + u32::from(others)
-        && second < first + u32::from(ones)
+    one.ip().to_canonical() == other.ip().to_canonical() && first < second + others && second < first + ones
+}
+
+/// A publisher's lane leads to where its session is pinned: acks go there and frames come from nowhere else, so any other place is
+/// somebody else's.
+fn check_pin(held: &Held, to: SocketAddr) -> Result<(), Refusal> {
+    match held.pinned {
+        Some((ip, _)) if ip.to_canonical() != to.ip().to_canonical() => {
+            let text = format!("{} is pinned to {ip}, and this lane leads to {}", held.holder.name(), to.ip());
+            Err(Refusal::Denied(format!("{text}; offer one from there, or open the session anew with that address")))
+        }
+        _ => Ok(()),
+    }
 }
 
 const fn way(kind: LaneKind) -> Way {

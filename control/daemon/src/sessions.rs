@@ -53,6 +53,7 @@ impl State {
         }
         let pinned = parse_pin(&wish.pinned)?;
         self.check_way(wish.way, false)?;
+        self.check_no_lane_to_pin(caller.uid, pinned)?;
         let theirs = self.sessions.values().filter(|session| session.owner.identity == identity.name).count();
         if theirs >= self.config.sessions_per_identity as usize {
             let text = format!("identity `{}` has {theirs} sessions, the most there may be; close some", identity.name);

@@ -213,14 +213,8 @@ async fn a_publisher_gets_no_name_that_leads_to_another_user_not_for_a_moment() 
         return println!("skipped: a process of another user can only be started by root");
     }
     let folder = Folder::new();
-    let (node, mut control) = pair_with(&folder, rdma(1)).await;
-    let other = format!("{RULES}\n[[identity]]\nname = \"other\"\nsubscribe = [\"fills.*\"]\nuids = [{OTHER_USER}]\n");
-    assert!(control.apply(&other).await.in_force);
-    let exe = folder.0.join("other"); // its folder may be one that only we can read
-    std::fs::copy(std::env::current_exe().unwrap(), &exe).unwrap();
-    let mut subscriber = tokio::process::Command::new(exe);
-    subscriber.args(["--exact", "lanes::subscribes_for_another_test", "--ignored"]).uid(OTHER_USER);
-    assert!(subscriber.env("TEST_SOCKET", &control.socket).output().await.unwrap().status.success());
+    let (node, mut control) = pair_with_another_user(&folder).await;
+    by_another_user(&folder, &control, "subscribes_for_another_test", "").await.unwrap();
     let session = opened(&mut control, publish("desk")).await;
     // The subscriber gets its frames by UDP, so the node knows of no lane that would be in the way.
     let outcome = control.client.connect_lane(of_session(&session, 0, &[7; 64])).await;
@@ -229,10 +223,79 @@ async fn a_publisher_gets_no_name_that_leads_to_another_user_not_for_a_moment() 
     control.client.connect_lane(of_session(&session, 0, &[8; 64])).await.unwrap();
 }
 
+#[tokio::test]
+async fn no_lane_takes_the_acks_of_another_users_publisher_where_it_is_pinned() {
+    if !rustix::process::geteuid().is_root() {
+        return println!("skipped: a process of another user can only be started by root");
+    }
+    let folder = Folder::new();
+    let (node, mut control) = pair_with_another_user(&folder).await;
+    let session = opened(&mut control, publish("desk")).await;
+    let ask = async |last: u8| control.client.clone().connect_lane(of_session(&session, 0, &[last; 64])).await;
+    // The fake node makes 10.0.0.x:77 of the details.
+    ask(20).await.unwrap();
+    let pinned = async |at| by_another_user(&folder, &control, "publishes_for_another_test", at).await;
+    for at in ["10.0.0.20", "10.0.0.20:77"] {
+        let said = pinned(at).await.unwrap_err();
+        assert!(said.contains("an RDMA lane of another user leads to 10.0.0.20"), "{said}");
+    }
+    for at in ["10.0.0.20:78", "10.0.0.9", "10.0.0.10:77", "10.0.0.11:78"] {
+        pinned(at).await.unwrap();
+    }
+    for last in [9, 10] {
+        refused(ask(last).await, Code::PermissionDenied, &format!("frames of another user go to 10.0.0.{last}:77"));
+    }
+    assert_eq!(node.told.lock().unwrap().offers.len(), 1, "the node was asked for names and for nothing else");
+    ask(11).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_publishers_lane_leads_to_where_its_session_is_pinned() {
+    let folder = Folder::new();
+    let (_node, mut control) = pair_with(&folder, rdma(1)).await;
+    let pinned = OpenSessionRequest { pinned_address: "10.0.0.7".into(), ..publish("desk") };
+    let session = opened(&mut control, pinned).await;
+    let outcome = control.client.connect_lane(of_session(&session, 0, &[8; 64])).await;
+    refused(outcome, Code::PermissionDenied, "is pinned to 10.0.0.7, and this lane leads to 10.0.0.8");
+    control.client.connect_lane(of_session(&session, 0, &[7; 64])).await.unwrap();
+}
+
 /// `nobody`, where Debian has it.
 const OTHER_USER: u32 = 65_534;
 
-/// The other process of the test above.
+/// A node and a control that another user may publish and subscribe with, too.
+async fn pair_with_another_user(folder: &Folder) -> (Node, Control) {
+    let (node, mut control) = pair_with(folder, rdma(1)).await;
+    let other = format!(
+        "{RULES}\n[[identity]]\nname = \"other\"\npublish = [\"orders.*\"]\nsubscribe = [\"fills.*\"]\n\
+         senders = \"400-400\"\nuids = [{OTHER_USER}]\n"
+    );
+    assert!(control.apply(&other).await.in_force);
+    let exe = folder.0.join("other"); // ours may be in a folder that only we can read
+    std::fs::copy(std::env::current_exe().unwrap(), exe).unwrap();
+    (node, control)
+}
+
+/// Has another user do what is below, where a session is pinned to `at`; what it said if that failed.
+async fn by_another_user(folder: &Folder, control: &Control, what: &str, at: &str) -> Result<(), String> {
+    let mut other = tokio::process::Command::new(folder.0.join("other"));
+    other.args(["--exact", &format!("lanes::{what}"), "--ignored"]).uid(OTHER_USER);
+    let output = other.env("TEST_SOCKET", &control.socket).env("TEST_PIN", at).output().await.unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&said).into_owned()) }
+}
+
+/// The other user's process of a test above.
+#[tokio::test]
+#[ignore = "started by another test"]
+async fn publishes_for_another_test() {
+    let socket = std::env::var_os("TEST_SOCKET").unwrap();
+    let mut client = tachyon_proto::connect(socket.as_ref()).await.unwrap();
+    let pinned_address = std::env::var("TEST_PIN").unwrap();
+    client.open_session(OpenSessionRequest { pinned_address, detached: true, ..open("other") }).await.unwrap();
+}
+
+/// The same.
 #[tokio::test]
 #[ignore = "started by another test"]
 async fn subscribes_for_another_test() {
