@@ -398,7 +398,10 @@ impl Filter {
         let mut filter = Self::new(section, config);
         let name = section.interface.as_str();
         let path = folder.join(format!("prefilter-{name}.o"));
-        let written = Prefilter::sweep(name).and_then(|_| tachyon_loader::object(&filter.config));
+        // While frames came by the kernel, the filter was ours and held by a link, which a sweep leaves alone.
+        let own = Prefilter::open(name, &filter.config.pins);
+        let cleared = own.and_then(|own| own.map_or(Ok(()), Prefilter::detach)).and_then(|()| Prefilter::sweep(name));
+        let written = cleared.and_then(|_| tachyon_loader::object(&filter.config));
         let written = written.map_err(|error| error.to_string()).and_then(|object| {
             // The seed of the sources' hash is in it, which is nobody's business.
             let _ = fs::remove_file(&path);
@@ -426,6 +429,11 @@ impl Filter {
         let mut filter = Self::new(section, config);
         let (name, config) = (section.interface.as_str(), &filter.config);
         let empty = Content::default();
+        // What DPDK's driver attached before, in a node that was killed, goes on dropping and would be taken for somebody else's.
+        // Where it cannot be swept away, attaching says what is there.
+        if let Ok(None) = Prefilter::open(name, &config.pins) {
+            let _ = Prefilter::sweep(name);
+        }
         match Prefilter::attach(name, config, &empty) {
             Ok(loaded) => {
                 if let Err(error) = filter.take_over(&loaded) {

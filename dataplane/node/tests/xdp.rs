@@ -516,6 +516,25 @@ fn before_a_dpdk_port_junk_ends_at_the_interface_and_a_filter_that_was_left_ther
     assert!(!bench.cable.has_program(), "it was taken off");
 }
 
+#[test]
+#[cfg(feature = "dpdk")]
+fn an_interface_goes_from_the_kernel_to_a_dpdk_port_and_back_though_each_node_is_killed() {
+    let Some(mut bench) = Bench::new("xdp-hands", &with_sockets()) else { return };
+    for (round, text) in [with_dpdk(), with_sockets()].into_iter().enumerate() {
+        bench.kill();
+        assert!(bench.cable.has_program(), "what it left is there");
+        bench.text = text;
+        bench.start();
+        let filter = bench.filter();
+        assert_eq!((filter.state, filter.why.as_str()), (FilterState::Native, ""), "round {round}");
+    }
+    bench.furnish();
+    bench.send_junk(2);
+    bench.send(1, 1, 4);
+    bench.judged(1);
+    assert_eq!(dropped(&bench.filtered(3), Reason::BadFrame), 2);
+}
+
 /// Items that left by AF_XDP.
 fn finished(bench: &mut Bench) -> u64 {
     let ports = bench.control.ports().unwrap();
