@@ -5,6 +5,7 @@ use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, MapType, libbpf_sys};
 use std::{
     net::IpAddr,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
+    sync::{Mutex, PoisonError},
 };
 use tachyon_wire::Endpoint;
 
@@ -101,6 +102,42 @@ impl TopicBlocks {
     }
 }
 
+/// The one entry that says which table packets are judged by.
+#[derive(Debug)]
+struct Place {
+    map: MapHandle,
+    /// That table. Kept open, because opening it by its number takes CAP_SYS_ADMIN, which whoever keeps a filter for long has given up.
+    now: Mutex<Option<MapHandle>>,
+}
+
+impl Place {
+    fn of(map: MapHandle) -> Self {
+        let place = Self { map, now: Mutex::new(None) };
+        let now = place.in_force().ok(); // a new program has none yet
+        Self { now: Mutex::new(now), ..place }
+    }
+
+    /// The one write after which packets are judged by the new table.
+    fn put_in_force(&self, table: &MapHandle) -> Result<()> {
+        // Kernels before 6.1.75, 6.6.14 and 6.7.2 (CVE-2023-52447) free a table that is replaced while programs still look into
+        // it. The update returns after all of these are done, so it is enough that we hold the old one until then.
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = MapHandle::try_from(table).doing(|| "the new table's descriptor".to_owned())?;
+        let put = self.map.update(&ONLY, &table.as_fd().as_raw_fd().to_ne_bytes(), MapFlags::ANY);
+        put.doing(|| format!("the new {} cannot be put in force, the old one stays", table.name().to_string_lossy()))?;
+        *now = Some(held);
+        Ok(())
+    }
+
+    /// The table that packets are judged by now, whoever put it there.
+    fn in_force(&self) -> Result<MapHandle> {
+        let id = self.map.lookup(&ONLY, MapFlags::ANY).doing(|| "which table is in force cannot be read".to_owned())?;
+        let id = id.and_then(|id| id.try_into().ok()).map(u32::from_ne_bytes);
+        let id = id.ok_or_else(|| LoaderError("no table is in force; replace it whole first".to_owned()))?;
+        MapHandle::from_map_id(id).doing(|| format!("the table in force, map {id}, cannot be opened"))
+    }
+}
+
 /// The tables of one program.
 #[derive(Debug)]
 pub struct Tables {
@@ -108,8 +145,8 @@ pub struct Tables {
     sessions: MapHandle,
     pinned_rates: MapHandle,
     source_rates: MapHandle,
-    deny: MapHandle,
-    topics: MapHandle,
+    deny: Place,
+    topics: Place,
     sockets: MapHandle,
 }
 
@@ -135,8 +172,8 @@ impl Tables {
             sessions: take("sessions")?,
             pinned_rates: take("pinned_rates")?,
             source_rates: take("source_rates")?,
-            deny: take("deny")?,
-            topics: take("topics")?,
+            deny: Place::of(take("deny")?),
+            topics: Place::of(take("topics")?),
             sockets: take("xsks_map")?,
         };
         Ok((tables, image))
@@ -149,8 +186,8 @@ impl Tables {
             ("sessions", &self.sessions),
             ("pinned_rates", &self.pinned_rates),
             ("source_rates", &self.source_rates),
-            ("deny", &self.deny),
-            ("topics", &self.topics),
+            ("deny", &self.deny.map),
+            ("topics", &self.topics.map),
             ("xsks_map", &self.sockets),
         ]
     }
@@ -220,7 +257,7 @@ impl Tables {
     /// # Errors
     /// The kernel refuses; the list in force stays.
     pub fn deny_put(&self, draft: &DenyDraft) -> Result<()> {
-        put_in_force(&self.deny, &draft.0)
+        self.deny.put_in_force(&draft.0)
     }
 
     /// Denies one more prefix.
@@ -228,7 +265,7 @@ impl Tables {
     /// # Errors
     /// The list is full.
     pub fn deny_add(&self, prefix: &Prefix) -> Result<()> {
-        let added = in_force(&self.deny)?.update(&prefix.key(), &[1], MapFlags::ANY);
+        let added = self.deny.in_force()?.update(&prefix.key(), &[1], MapFlags::ANY);
         added.doing(|| format!("the deny list takes no more, {} prefixes fit", contract::PREFIXES_MAX))
     }
 
@@ -237,7 +274,7 @@ impl Tables {
     /// # Errors
     /// The kernel refuses.
     pub fn deny_del(&self, prefix: &Prefix) -> Result<bool> {
-        removed(in_force(&self.deny)?.delete(&prefix.key()))
+        removed(self.deny.in_force()?.delete(&prefix.key()))
             .doing(|| "a prefix cannot be taken off the deny list".to_owned())
     }
 
@@ -251,7 +288,7 @@ impl Tables {
         let values: Vec<u8> = topics.0.iter().flat_map(|word| word.to_ne_bytes()).collect();
         let put = words.update_batch(&keys, &values, contract::TOPIC_WORDS, MapFlags::ANY, MapFlags::ANY);
         put.doing(|| "a map of topics cannot be made".to_owned())?;
-        put_in_force(&self.topics, &words)
+        self.topics.put_in_force(&words)
     }
 
     /// The ledger.
@@ -269,7 +306,7 @@ impl Tables {
     /// # Errors
     /// The kernel refuses.
     pub fn entries(&self) -> Result<(usize, usize)> {
-        Ok((self.sessions.keys().count(), in_force(&self.deny)?.keys().count()))
+        Ok((self.sessions.keys().count(), self.deny.in_force()?.keys().count()))
     }
 
     /// Lets an AF_XDP socket receive: bind it first. It leaves the table when it is closed.
@@ -329,27 +366,36 @@ fn made(kind: MapType, name: &str, key: u32, value: u32, entries: u32, flags: u3
     made.doing(|| format!("the kernel makes no map {name}"))
 }
 
-/// The one write after which packets are judged by the new table.
-fn put_in_force(place: &MapHandle, table: &MapHandle) -> Result<()> {
-    // Kernels before 6.1.75, 6.6.14 and 6.7.2 (CVE-2023-52447) free a table that is replaced while programs still look into
-    // it. The update returns after all of these are done, so it is enough that we hold the old one until then.
-    let _old = in_force(place).ok();
-    let put = place.update(&ONLY, &table.as_fd().as_raw_fd().to_ne_bytes(), MapFlags::ANY);
-    put.doing(|| format!("the new {} cannot be put in force, the old one stays", table.name().to_string_lossy()))
-}
-
-/// The table that packets are judged by now.
-fn in_force(place: &MapHandle) -> Result<MapHandle> {
-    let id = place.lookup(&ONLY, MapFlags::ANY).doing(|| "which table is in force cannot be read".to_owned())?;
-    let id = id.and_then(|id| id.try_into().ok()).map(u32::from_ne_bytes);
-    let id = id.ok_or_else(|| LoaderError("no table is in force; replace it whole first".to_owned()))?;
-    MapHandle::from_map_id(id).doing(|| format!("the table in force, map {id}, cannot be opened"))
-}
-
 fn removed(result: libbpf_rs::Result<()>) -> libbpf_rs::Result<bool> {
     match result {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Config, Program};
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    #[expect(clippy::print_stdout, reason = "what is skipped is said")]
+    fn the_table_in_force_is_held_when_it_is_found_and_when_it_is_put_there() {
+        if std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() != 0) {
+            return println!("skipped: tables in the kernel need root");
+        }
+        let program = Program::load(&Config::default(), &Content::default()).expect("loaded");
+        let id = |map: &MapHandle| map.info().expect("described").info.id;
+        let held = |place: &Place| place.now.lock().expect("not poisoned").as_ref().map(id);
+        let in_force = |place: &Place| place.in_force().map(|map| id(&map)).ok();
+        let found = Place::of(MapHandle::try_from(&program.tables().topics.map).expect("a descriptor"));
+        let first = in_force(&found);
+        assert!(first.is_some() && held(&found) == first);
+        found
+            .put_in_force(&made(MapType::Array, "topic_words", 4, 8, contract::TOPIC_WORDS, 0).expect("made"))
+            .expect("put");
+        assert!(in_force(&found) != first && held(&found) == in_force(&found));
     }
 }
