@@ -300,49 +300,47 @@ static __always_inline __u32 check_frame(const struct tachyon_frame_header *head
     return header->shard == found->shard ? GO_ON : TACHYON_E_INGRESS_WRONG_SHARD;
 }
 
-// Spends one frame of a bucket, or refuses and spends nothing. The coarse clock is read without a system register and
-// steps once a tick (1 to 10 ms); the loader demands bursts that last longer. An arrival further ahead than this rate can
-// bring about was left by another one in tables that were taken over, and must not hold up its source for as long as that.
-static __always_inline int spend(__u64 *arrival, __u64 interval, __u64 tolerance)
+// Whether a bucket has no frame left; if it has one, `next` is what the bucket becomes once that is taken. The coarse clock is
+// read without a system register and steps once a tick (1 to 10 ms); the loader demands bursts that last longer. An arrival
+// further ahead than this rate can bring about was left by another one in tables that were taken over, and must not hold up its
+// source for as long as that.
+static __always_inline int is_over(const __u64 *arrival, __u64 interval, __u64 tolerance, __u64 *next)
 {
     __u64 now = bpf_ktime_get_coarse_ns() << 4;
     __u64 due = *arrival > now && *arrival - now <= tolerance + interval ? *arrival : now;
 
-    if (due - now > tolerance)
-        return 0;
-    *arrival = due + interval;
-    return 1;
+    *next = due + interval;
+    return due - now > tolerance;
 }
 
 static __always_inline __u32 check_pinned_rate(__u32 session_id)
 {
     __u32 slot = session_id & (PREFILTER_SESSIONS_MAX - 1);
-    __u64 *arrival;
+    __u64 *arrival, next;
 
     if (config.pinned.interval == 0)
         return GO_ON;
     arrival = bpf_map_lookup_elem(&pinned_rates, &slot);
-    if (arrival && !spend(arrival, config.pinned.interval, config.pinned.tolerance))
+    if (!arrival)
+        return GO_ON;
+    if (is_over(arrival, config.pinned.interval, config.pinned.tolerance, &next))
         return TACHYON_E_FILTER_RATE;
+    *arrival = next;
     return GO_ON;
 }
 
-// The multiplier is 2^64 over the golden ratio, which spreads neighbouring addresses (Knuth, volume 3, section 6.4).
-static __always_inline __u32 check_source_rate(const __u64 source[2])
+// The bucket of a source, which it shares with others. The multiplier is 2^64 over the golden ratio, which spreads neighbouring
+// addresses (Knuth, volume 3, section 6.4).
+static __always_inline __u64 *bucket_of(const __u64 source[2])
 {
     const __u64 golden = 0x9e3779b97f4a7c15;
-    __u64 hash = (source[0] ^ config.seed) * golden, *arrival;
+    __u64 hash = (source[0] ^ config.seed) * golden;
     __u32 slot;
 
-    if (config.unpinned.interval == 0)
-        return GO_ON;
     hash = (hash ^ hash >> 32 ^ source[1]) * golden;
     hash = (hash ^ hash >> 29 ^ config.seed) * golden;
     slot = (hash >> 32) & (PREFILTER_SOURCES - 1);
-    arrival = bpf_map_lookup_elem(&source_rates, &slot);
-    if (arrival && !spend(arrival, config.unpinned.interval, config.unpinned.tolerance))
-        return TACHYON_E_FILTER_RATE;
-    return GO_ON;
+    return bpf_map_lookup_elem(&source_rates, &slot);
 }
 
 // A long list costs hundreds of nanoseconds, which is why known sources never come here.
@@ -354,6 +352,25 @@ static __always_inline __u32 check_deny_list(const __u64 source[2])
 
     __builtin_memcpy(key.ip, source, sizeof(key.ip));
     return list && bpf_map_lookup_elem(list, &key) ? TACHYON_E_FILTER_DENIED : GO_ON;
+}
+
+// Rate and deny list of a source that no session is pinned to. The list is asked only for what the rate lets pass, and what it
+// denies spends nothing, because others share the bucket. Every slot of an array is there; that one might not be is the
+// verifier's idea, and answering it here spares it a second way through the list.
+static __always_inline __u32 check_open_source(const __u64 source[2])
+{
+    __u64 *arrival, next;
+    __u32 end;
+
+    if (config.unpinned.interval == 0)
+        return check_deny_list(source);
+    arrival = bucket_of(source);
+    if (!arrival || is_over(arrival, config.unpinned.interval, config.unpinned.tolerance, &next))
+        return TACHYON_E_FILTER_RATE;
+    end = check_deny_list(source);
+    if (end == GO_ON)
+        *arrival = next;
+    return end;
 }
 
 static __always_inline void source_of(const struct datagram *found, __u64 source[2])
@@ -372,7 +389,6 @@ static __always_inline __u32 check_source(__u32 session_id, const struct datagra
 {
     struct prefilter_session *session = bpf_map_lookup_elem(&sessions, &session_id);
     __u64 source[2] = {};
-    __u32 end;
 
     if (!session)
         return TACHYON_E_AUTH_NO_SESSION;
@@ -384,8 +400,7 @@ static __always_inline __u32 check_source(__u32 session_id, const struct datagra
             return TACHYON_E_AUTH_NO_SESSION;
         return check_pinned_rate(session_id);
     }
-    end = check_source_rate(source);
-    return end != GO_ON ? end : check_deny_list(source);
+    return check_open_source(source);
 }
 
 // Whether anybody may publish in the block of the first message's topic.

@@ -285,6 +285,25 @@ fn sources_spend_their_burst_and_no_more() {
 }
 
 #[test]
+fn a_denied_source_spends_nothing_of_the_bucket_that_it_shares() {
+    if !bed::is_root() {
+        return;
+    }
+    let slow = Some(Rate { per_second: 1, burst: 5 });
+    let config = Config { unpinned_rate: slow, ..Config::default() };
+    let prefix = Prefix::new(address(ELSEWHERE).ip(), 32).unwrap();
+    let bed = Bed::new(&config, &Content { sessions: &sessions(), deny: &[prefix], ..Content::default() });
+    let packet = packet(address(ELSEWHERE), PORT, &good(OPEN));
+    let tables = bed.program.tables();
+    bed.program.test_run(&packet, 1000).unwrap();
+    assert_eq!(tables.counters().unwrap().dropped(Reason::FilterDenied), 1000);
+    // Denied no longer, it stands for another source with the same bucket.
+    tables.deny_del(&prefix).unwrap();
+    bed.program.test_run(&packet, 5).unwrap();
+    assert_eq!(tables.counters().unwrap().passed_ours(), 5, "the burst is whole");
+}
+
+#[test]
 fn a_rate_that_the_clock_cannot_keep_is_refused() {
     for (per_second, burst) in [(0, 10), (1_000_000, 9_999), (1, u32::MAX)] {
         let config = Config { pinned_rate: Some(Rate { per_second, burst }), ..Config::default() };
