@@ -20,7 +20,7 @@ use std::{
 };
 use tachyon_config::{AtStop, FilterDelivery, FilterMode, NodeFile, PrefilterSection};
 use tachyon_loader::{
-    Config, Content, Counters, Deliver, DenyDraft, Facts, Found, Mode, Prefilter, Rate, Session, TopicBlocks,
+    Config, Content, Counters, Deliver, DenyDraft, Facts, Found, LoaderError, Mode, Prefilter, Rate, Session, TopicBlocks,
 };
 use tachyon_policy::Verified;
 use tachyon_segment::{
@@ -434,25 +434,35 @@ impl Filter {
         if let Ok(None) = Prefilter::open(name, &config.pins) {
             let _ = Prefilter::sweep(name);
         }
-        match Prefilter::attach(name, config, &empty) {
+        match Prefilter::attach(name, config, &empty).and_then(|loaded| filter.taken_over(loaded)) {
             Ok(loaded) => {
-                if let Err(error) = filter.take_over(&loaded) {
-                    filter.why = error.to_string();
-                }
                 filter.loaded = Some(loaded);
                 filter.look();
             }
             Err(error) => {
                 filter.why = error.to_string();
                 // So that it can be put on as soon as what is in the way is gone.
-                filter.loaded = Prefilter::load(name, config, &empty).ok();
+                filter.loaded = Prefilter::load(name, &filter.config, &empty).ok();
             }
         }
         filter
     }
 
+    /// A filter whose tables agree with workers that know nothing yet: the attached one, or another in its place if that one's cannot
+    /// be made to, because what they know of an earlier node would drop this one's frames.
+    fn taken_over(&mut self, loaded: Prefilter) -> Result<Prefilter, LoaderError> {
+        let Err(error) = self.take_over(&loaded) else { return Ok(loaded) };
+        let anew = Prefilter::load(self.section.interface.as_str(), &self.config, &Content::default());
+        anew.and_then(|mut anew| anew.put_on().map(|()| anew)).map_err(|second| match loaded.detach() {
+            Ok(()) => LoaderError(format!("what was there cannot be taken over ({error}) nor replaced: {second}")),
+            Err(third) => LoaderError(format!(
+                "what was there drops frames of new sessions, and cannot be taken over ({error}), replaced ({second}) or taken off: {third}"
+            )),
+        })
+    }
+
     /// Makes adopted tables agree with workers that know nothing yet. Who is denied stays so.
-    fn take_over(&mut self, loaded: &Prefilter) -> Result<(), tachyon_loader::LoaderError> {
+    fn take_over(&mut self, loaded: &Prefilter) -> Result<(), LoaderError> {
         if matches!(loaded.found(), Found::Same | Found::OtherProgram) {
             loaded.tables().topics_replace(&TopicBlocks::ALL)?;
             loaded.tables().sessions_clear()?;
@@ -462,7 +472,7 @@ impl Filter {
     }
 
     /// Adds a slice of a list to the one that is being made for this filter; the last one puts it in force.
-    fn feed(&mut self, feeding: &mut Feeding) -> Result<(), tachyon_loader::LoaderError> {
+    fn feed(&mut self, feeding: &mut Feeding) -> Result<(), LoaderError> {
         let Some(loaded) = &self.loaded else {
             feeding.place += 1;
             return Ok(());

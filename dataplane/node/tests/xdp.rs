@@ -1,14 +1,18 @@
 //! `tachyond` behind the pre-filter, with sockets and with AF_XDP: what was sent is what the filter and the node account for
 //! together, whatever is opened, closed, swapped, killed or taken off meanwhile. Needs root, for namespaces of its own.
 #![cfg(feature = "xdp")]
-#![allow(clippy::unwrap_used, reason = "in a test a failure is a panic, in its helpers too")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "in a test a failure is a panic, in its helpers too, and what is skipped is said"
+)]
 
 mod cable;
 mod node;
 
 use cable::{Cable, NODE, OTHER, PUBLISHER};
 use node::{Folder, Node, PATIENCE, SHARDS, rules, ruleset, wait_for};
-use std::{net::UdpSocket, thread, time::Instant};
+use std::{net::UdpSocket, process::Command, thread, time::Instant};
 use tachyon_policy::compile::{Quota, RulesetSource};
 use tachyon_segment::{
     StatsReader,
@@ -389,6 +393,28 @@ fn a_filter_that_cannot_be_attached_is_said_and_comes_when_its_interface_does() 
     let filter = bench.filter();
     assert_eq!((filter.state, filter.sessions), (FilterState::Generic, 1), "{filter:?}");
     assert!(filter.why.contains("as the node file says"), "{filter:?}");
+}
+
+#[test]
+fn tables_that_cannot_be_taken_over_are_replaced() {
+    let Some(mut bench) = Bench::new("xdp-replaced", &with_sockets()) else { return };
+    let first = bench.filter();
+    bench.kill();
+    let deny = bench.cable.pins.join("tachyon/b/deny");
+    let mut bpftool = Command::new("bpftool");
+    let deleted = bpftool.args(["map", "delete", "pinned"]).arg(deny).args(["key", "0", "0", "0", "0"]).status();
+    if !deleted.is_ok_and(|status| status.success()) {
+        return println!("skipped: only bpftool takes a table out of a filter");
+    }
+    bench.start();
+    let second = bench.filter();
+    assert_eq!((second.state, second.why.as_str()), (FilterState::Native, ""));
+    assert_ne!(second.program_id, first.program_id);
+    bench.furnish();
+    let list = [Prefix::new(OTHER.parse().unwrap(), 32).unwrap()];
+    bench.control.call(&Request::Denied(Prefix::seal(&list).unwrap())).unwrap();
+    bench.send(1, 1, 4);
+    bench.judged(1);
 }
 
 #[test]
