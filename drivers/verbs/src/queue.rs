@@ -365,7 +365,8 @@ impl<D: Device> VerbsQueue<D> {
                 self.readers.retain(|one| *one != pair);
                 let sending = &mut self.pairs[usize::from(pair)];
                 let ring = sending.reset(&mut tools!(self)).map(|reader| reader.keep);
-                self.by_qpn.remove(&sending.qpn);
+                // Once: the device may give the number to another one, and this one may be reset again without having been ready.
+                self.by_qpn.remove(&core::mem::take(&mut sending.qpn));
                 let handle = sending.handle.take();
                 let _ = self.wires.news.push(News::Cleared { pair, handle, ring }); // there is room, see `wires`
             }

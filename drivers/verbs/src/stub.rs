@@ -79,7 +79,7 @@ struct QueuePair {
     ring: Option<(u32, u64, u64)>,
     /// Where peers wrote and nobody has been told yet: nobody may write there again.
     unread: VecDeque<u64>,
-    /// How often it was reset.
+    /// Another one after each reset.
     life: u32,
     /// It does nothing more of what it was given, until it is reset.
     still: bool,
@@ -112,6 +112,8 @@ struct Inner {
     next_key: u32,
     sink: bool,
     arrivals: u32,
+    /// Lives of queue pairs so far: numbers come again, lives do not.
+    lives: u32,
 }
 
 /// All nodes and what lies between them.
@@ -130,6 +132,7 @@ impl World {
             next_key: 0x100,
             sink: false,
             arrivals: 0,
+            lives: 0,
         };
         Self(Arc::new(Mutex::new(inner)))
     }
@@ -257,6 +260,11 @@ impl Inner {
 
     fn find(&self, qpn: u32) -> Option<usize> {
         self.pairs.iter().position(|pair| pair.qpn == qpn)
+    }
+
+    fn new_life(&mut self) -> u32 {
+        self.lives += 1;
+        self.lives
     }
 
     /// Does what every queue pair can do now.
@@ -440,6 +448,28 @@ impl Drop for StubRing {
     }
 }
 
+/// A queue pair. Its number is given out again once nobody holds it, as devices do.
+#[derive(Clone, Debug)]
+pub struct StubPair(Arc<Number>);
+
+#[derive(Debug)]
+struct Number {
+    world: World,
+    qpn: u32,
+}
+
+impl StubPair {
+    fn qpn(&self) -> u32 {
+        self.0.qpn
+    }
+}
+
+impl Drop for Number {
+    fn drop(&mut self) {
+        self.world.lock().pairs.retain(|pair| pair.qpn != self.qpn);
+    }
+}
+
 /// One node's device.
 #[derive(Debug)]
 pub struct StubFabric {
@@ -448,10 +478,10 @@ pub struct StubFabric {
 }
 
 impl StubFabric {
-    fn add(&mut self, worker: u16, qkey: Option<u32>) -> u32 {
+    fn add(&mut self, worker: u16, qkey: Option<u32>) -> StubPair {
         let mut inner = self.world.lock();
         let depth = inner.nodes[self.node].workers[usize::from(worker)].needs.send_depth as usize;
-        let qpn = 0x11 + inner.pairs.len() as u32;
+        let (qpn, life) = ((0x11..).find(|qpn| inner.find(*qpn).is_none()).unwrap_or_default(), inner.new_life());
         inner.pairs.push(QueuePair {
             qpn,
             node: self.node,
@@ -466,10 +496,10 @@ impl StubFabric {
             not_ready: 0,
             ring: None,
             unread: VecDeque::with_capacity(1 << 15),
-            life: 0,
+            life,
             still: false,
         });
-        qpn
+        StubPair(Arc::new(Number { world: self.world.clone(), qpn }))
     }
 }
 
@@ -501,21 +531,21 @@ impl Fabric for StubFabric {
         Ok(StubDevice { world: self.world.clone(), node: self.node, worker: usize::from(worker), burst })
     }
 
-    fn datagrams(&mut self, worker: u16, qkey: u32) -> Result<u32, PortError> {
+    fn datagrams(&mut self, worker: u16, qkey: u32) -> Result<StubPair, PortError> {
         Ok(self.add(worker, Some(qkey)))
     }
 
-    fn pair(&mut self, worker: u16) -> Result<u32, PortError> {
+    fn pair(&mut self, worker: u16) -> Result<StubPair, PortError> {
         Ok(self.add(worker, None))
     }
 
-    fn qpn(&self, pair: &u32) -> u32 {
-        *pair
+    fn qpn(&self, pair: &StubPair) -> u32 {
+        pair.qpn()
     }
 
-    fn revive(&mut self, pair: &u32, qkey: u32) -> Result<(), PortError> {
+    fn revive(&mut self, pair: &StubPair, qkey: u32) -> Result<(), PortError> {
         let mut inner = self.world.lock();
-        let Some(at) = inner.find(*pair) else { return Err(PortError("no such queue pair".to_owned())) };
+        let Some(at) = inner.find(pair.qpn()) else { return Err(PortError("no such queue pair".to_owned())) };
         assert_eq!(inner.pairs[at].state, State::Reset);
         (inner.pairs[at].state, inner.pairs[at].qkey) = (State::Ready, Some(qkey));
         Ok(())
@@ -527,9 +557,9 @@ impl Fabric for StubFabric {
         Ok(if inner.chance(sought) { Way::Sought } else { Way::Known })
     }
 
-    fn connect(&mut self, pair: &u32, own_psn: u32, peer: &PeerEnd) -> Result<(), PortError> {
+    fn connect(&mut self, pair: &StubPair, own_psn: u32, peer: &PeerEnd) -> Result<(), PortError> {
         let mut inner = self.world.lock();
-        let Some(at) = inner.find(*pair) else { return Err(PortError("no such queue pair".to_owned())) };
+        let Some(at) = inner.find(pair.qpn()) else { return Err(PortError("no such queue pair".to_owned())) };
         assert_eq!(inner.pairs[at].state, State::Reset, "only from reset");
         inner.find_way()?;
         let pair = &mut inner.pairs[at];
@@ -537,16 +567,16 @@ impl Fabric for StubFabric {
         Ok(())
     }
 
-    fn fail(&mut self, pair: &u32) {
+    fn fail(&mut self, pair: &StubPair) {
         let mut inner = self.world.lock();
-        if let Some(at) = inner.find(*pair).filter(|at| inner.pairs[*at].state == State::Ready) {
+        if let Some(at) = inner.find(pair.qpn()).filter(|at| inner.pairs[*at].state == State::Ready) {
             inner.fail(at);
         }
     }
 
-    fn reset(&mut self, pair: &u32) -> Result<(), PortError> {
+    fn reset(&mut self, pair: &StubPair) -> Result<(), PortError> {
         let mut inner = self.world.lock();
-        let Some(at) = inner.find(*pair) else { return Err(PortError("no such queue pair".to_owned())) };
+        let Some(at) = inner.find(pair.qpn()) else { return Err(PortError("no such queue pair".to_owned())) };
         let Faults { keep, forget, .. } = inner.faults;
         if inner.chance(keep) {
             return Err(PortError("stub: a queue pair cannot be reset".to_owned()));
@@ -555,12 +585,12 @@ impl Fabric for StubFabric {
             let (node, worker, qpn) = (inner.pairs[at].node, inner.pairs[at].worker, inner.pairs[at].qpn);
             inner.nodes[node].workers[worker].completions.retain(|(completed, ..)| completed.qpn != qpn);
         }
+        let life = inner.new_life();
         let pair = &mut inner.pairs[at];
         (pair.state, pair.peer, pair.outstanding, pair.unsignalled) = (State::Reset, None, 0, 0);
         pair.sends.clear();
         pair.unread.clear();
-        pair.life += 1;
-        pair.still = false;
+        (pair.life, pair.still) = (life, false);
         Ok(())
     }
 
@@ -568,13 +598,13 @@ impl Fabric for StubFabric {
         self.world.lock().find_way().map(|()| *gid)
     }
 
-    fn ring(&mut self, pair: &u32, bytes: usize) -> Result<RingMemory<StubRing>, PortError> {
+    fn ring(&mut self, pair: &StubPair, bytes: usize) -> Result<RingMemory<StubRing>, PortError> {
         let mut memory = vec![0_u64; bytes / 8];
         let address = memory.as_mut_ptr().expose_provenance() as u64;
         let mut inner = self.world.lock();
         inner.next_key += 0x101;
         let rkey = inner.next_key;
-        let Some(at) = inner.find(*pair) else { return Err(PortError("no such queue pair".to_owned())) };
+        let Some(at) = inner.find(pair.qpn()) else { return Err(PortError("no such queue pair".to_owned())) };
         inner.pairs[at].ring = Some((rkey, address, bytes as u64));
         let keep = StubRing { world: self.world.clone(), rkey, _memory: memory };
         Ok(RingMemory { address, rkey: Secret(rkey), keep })
@@ -604,15 +634,15 @@ pub struct StubDevice {
 }
 
 impl Device for StubDevice {
-    type Pair = u32;
+    type Pair = StubPair;
     type Address = [u8; 16];
     type Ring = StubRing;
 
-    fn start(&mut self, _pair: &u32) {
+    fn start(&mut self, _pair: &StubPair) {
         self.burst.clear();
     }
 
-    unsafe fn push(&mut self, _pair: &u32, work: &Work, to: To<'_, [u8; 16]>) {
+    unsafe fn push(&mut self, _pair: &StubPair, work: &Work, to: To<'_, [u8; 16]>) {
         let region = self.world.lock().nodes[self.node].region;
         let (base, end) = (region.base as u64, (region.base + region.bytes) as u64);
         assert!(work.len == 0 || (work.address >= base && work.address + u64::from(work.len) <= end), "not registered");
@@ -624,9 +654,9 @@ impl Device for StubDevice {
         self.burst.push((*work, target));
     }
 
-    fn finish(&mut self, pair: &u32) -> bool {
+    fn finish(&mut self, pair: &StubPair) -> bool {
         let mut inner = self.world.lock();
-        let Some(at) = inner.find(*pair) else { return false };
+        let Some(at) = inner.find(pair.qpn()) else { return false };
         let refuse = inner.faults.refuse;
         if inner.chance(refuse) {
             inner.fail(at);

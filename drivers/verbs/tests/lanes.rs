@@ -29,9 +29,20 @@ fn request(details: &Details, ports: u16, falls_back: bool) -> LaneRequest {
 
 /// The peer offers, the node answers, the peer connects.
 fn offer(node: &mut Station, peer: &mut Station, ring: Option<RingSize>, falls_back: bool) -> Result<(), NoLane> {
+    offer_as(PEER, node, peer, ring, falls_back)
+}
+
+fn offer_as(
+    name: Endpoint,
+    node: &mut Station,
+    peer: &mut Station,
+    ring: Option<RingSize>,
+    falls_back: bool,
+) -> Result<(), NoLane> {
     let ours = peer.ports.offer(0, NODE, ring)?;
-    let answer = Lanes::connect(&mut node.ports, &request(&ours, 4, falls_back))?;
-    assert_eq!(answer.to, PEER);
+    let request = LaneRequest { to: name, ..request(&ours, 4, falls_back) };
+    let answer = Lanes::connect(&mut node.ports, &request)?;
+    assert_eq!(answer.to, name);
     peer.ports.connect(0, NODE, &Details::decode(&answer.details)?)?;
     node.receive(0);
     peer.receive(0);
@@ -259,6 +270,32 @@ fn an_offer_that_fails_lets_no_frame_go_where_it_may_not() {
         assert!((0..4).all(|more| fate(&mut node, port(PEER, more)).is_none()));
         assert_eq!(Lanes::lanes(&node.ports)[0].state, LaneState::Connected);
     }
+}
+
+#[test]
+fn an_offer_that_fails_takes_no_number_from_a_lane_that_the_device_gave_it_to() {
+    let world = World::new(1);
+    let mut node = Station::new(&world, [192, 0, 2, 1], |config| (config.ports_per_peer, config.lanes_max) = (5, 4));
+    let [mut first, mut second] = [2, 3].map(|last| Station::new(&world, [192, 0, 2, last], |_| {}));
+    let other = Endpoint::v4([192, 0, 2, 3], 5_000);
+    offer(&mut node, &mut first, None, false).unwrap();
+    offer_as(other, &mut node, &mut second, None, false).unwrap();
+    for (name, peer) in [(PEER, &mut first), (other, &mut second)] {
+        Lanes::disconnect(&mut node.ports, 0, name);
+        pass(&mut node, 10);
+        peer.ports.disconnect(0, NODE).unwrap();
+        pass(peer, 10);
+    }
+    // The places of the worker are given out last in, first out, and numbers from the lowest on: this lane has the second one's place
+    // with the first one's number, and the offer that fails has the first one's place.
+    offer(&mut node, &mut first, None, false).unwrap();
+    world.set_faults(Faults { unreachable: 65_536, ..Faults::default() });
+    offer_as(other, &mut node, &mut second, None, false).unwrap_err();
+    world.set_faults(Faults::default());
+    pass(&mut node, 10);
+    first.send(0, 1, NODE, &[9; 64], 64);
+    first.receive(0);
+    assert_eq!(node.receive(0).len(), 1, "the lane that stands is still known by its number");
 }
 
 #[test]
