@@ -20,7 +20,8 @@ use std::{
 };
 use tachyon_config::{AtStop, FilterDelivery, FilterMode, NodeFile, PrefilterSection};
 use tachyon_loader::{
-    Config, Content, Counters, Deliver, DenyDraft, Facts, Found, LoaderError, Mode, Prefilter, Rate, Session, TopicBlocks,
+    Config, Content, Counters, Deliver, DenyDraft, Facts, Found, LoaderError, Mode, Prefilter, Rate, Session,
+    TopicBlocks,
 };
 use tachyon_policy::Verified;
 use tachyon_segment::{
@@ -53,6 +54,8 @@ struct Filter {
     state: FilterState,
     /// Why it is not as it was asked for.
     why: String,
+    /// Both as they were last told: whoever looks may find a change, and it is told once, by the next tick.
+    told: (FilterState, String),
     /// Denied prefixes in its table.
     prefixes: u32,
 }
@@ -116,7 +119,7 @@ impl Filters {
         let mut list = Vec::new();
         for section in &file.prefilters {
             let config = config(file, section, seed);
-            let filter = match section.deliver {
+            let mut filter = match section.deliver {
                 FilterDelivery::Dpdk => Filter::hand_out(section, config, &file.node.state_dir),
                 _ => Filter::open(section, config),
             };
@@ -136,6 +139,7 @@ impl Filters {
             {
                 degraded.push(format!("the pre-filter of {name} cannot be taken off without a restart: {error}"));
             }
+            filter.set_told();
             list.push(filter);
         }
         let folder = &file.node.filter_dir;
@@ -170,6 +174,7 @@ impl Filters {
             if filter.state == FilterState::Failed {
                 degraded.push(format!("{} has no pre-filter: {}", filter.section.interface, filter.why));
             }
+            filter.set_told();
         }
         degraded
     }
@@ -323,7 +328,10 @@ impl Filters {
     /// # Errors
     /// There is none, or why it cannot be.
     pub(crate) fn attach(&mut self, interface: &str) -> Result<(), String> {
-        self.find(interface)?.put_on()
+        let filter = self.find(interface)?;
+        let done = filter.put_on();
+        filter.set_told(); // by the answer
+        done
     }
 
     /// Takes a filter off its interface, until it is told otherwise.
@@ -338,6 +346,7 @@ impl Filters {
         }
         filter.state = FilterState::Detached;
         "taken off by an operator: everything passes to the kernel".clone_into(&mut filter.why);
+        filter.set_told(); // by the answer
         Ok(())
     }
 
@@ -357,12 +366,12 @@ impl Filters {
         }
         self.looked_ns = now_ns;
         for filter in &mut self.list {
-            let (before, why) = (filter.state, filter.why.clone());
             filter.look();
             if filter.state == FilterState::Failed {
                 let _ = filter.put_on(); // why not is kept
             }
-            if (filter.state, &filter.why) != (before, &why) {
+            if (filter.state, &filter.why) != (filter.told.0, &filter.told.1) {
+                filter.set_told();
                 self.said.push(filter.news());
             }
         }
@@ -390,7 +399,12 @@ impl Filters {
 impl Filter {
     fn new(section: &PrefilterSection, config: Config) -> Self {
         let (section, state, why) = (section.clone(), FilterState::Failed, String::new());
-        Self { section, loaded: None, object: None, config, state, why, prefixes: 0 }
+        Self { section, loaded: None, object: None, config, state, told: (state, why.clone()), why, prefixes: 0 }
+    }
+
+    /// How it is now has been told.
+    fn set_told(&mut self) {
+        self.told = (self.state, self.why.clone());
     }
 
     /// Writes down what DPDK's driver is to load, and clears the interface for it: it takes none that has a program.
@@ -624,4 +638,26 @@ fn blocks(image: &Verified<SealedImage>) -> TopicBlocks {
         }
     }
     blocks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tachyon_config::Source;
+
+    #[test]
+    fn what_somebody_who_asked_found_is_said_by_the_next_tick_and_once() {
+        let text = "[[prefilter]]\ninterface = \"eth0\"\n";
+        let file = NodeFile::parse(&Source { name: "node.toml", text, manual: "" }).expect("a node file");
+        let section = &file.prefilters[0];
+        let filter = Filter::new(section, config(&file, section, 1));
+        let mut filters = Filters::over(vec![Filter { state: FilterState::Native, ..filter }], PathBuf::new());
+        filters.list[0].set_told();
+        // As `status` leaves it when it finds the program gone.
+        (filters.list[0].state, filters.list[0].why) = (FilterState::Failed, "gone".to_owned());
+        filters.tick(LOOK_NS);
+        assert_eq!(filters.said(), ["eth0 has no pre-filter, everything passes to the kernel: gone"]);
+        filters.tick(2 * LOOK_NS);
+        assert!(filters.said().is_empty());
+    }
 }
