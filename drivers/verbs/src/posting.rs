@@ -47,12 +47,11 @@ impl Completions {
                 libc::fcntl(fd, libc::F_SETFL, libc::fcntl(fd, libc::F_GETFL) | libc::O_NONBLOCK)
             };
             if result < 0 {
-                return Err(failed(
-                    &opened.name,
-                    "its wakings cannot be read without waiting",
-                    0,
-                    "set events = false",
-                ));
+                let what = "its wakings cannot be read without waiting";
+                let error = failed(&opened.name, what, 0, "set events = false");
+                // SAFETY: made above, and nothing uses it.
+                unsafe { destroy_channel(channel) };
+                return Err(error);
             }
         }
         let flags = sys::IBV_WC_EX_WITH_BYTE_LEN
@@ -67,7 +66,10 @@ impl Completions {
             sys::ibv_create_cq_ex(context, &raw mut wanted)
         };
         let hint = "lower receive_depth, send_depth or connections_max";
-        let queue = made(queue, &opened.name, "a completion queue cannot be made", hint)?;
+        let queue = made(queue, &opened.name, "a completion queue cannot be made", hint).inspect_err(|_| {
+            // SAFETY: made above if it was wanted, and there is no queue that would use it.
+            unsafe { destroy_channel(channel) }
+        })?;
         Ok(Self { queue, channel, extended })
     }
 
@@ -80,10 +82,19 @@ impl Completions {
         // SAFETY: made in `new`, destroyed once, after whatever completes into it; all wakings were acknowledged.
         unsafe {
             sys::ibv_destroy_cq(self.queue());
-            if !self.channel.is_null() {
-                sys::ibv_destroy_comp_channel(self.channel);
-            }
+            destroy_channel(self.channel);
         }
+    }
+}
+
+/// Ends a channel, if there is one.
+///
+/// # Safety
+/// It was made by verbs, and nothing uses it any more.
+unsafe fn destroy_channel(channel: *mut sys::ibv_comp_channel) {
+    if !channel.is_null() {
+        // SAFETY: as promised.
+        unsafe { sys::ibv_destroy_comp_channel(channel) };
     }
 }
 
