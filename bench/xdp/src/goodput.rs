@@ -51,12 +51,30 @@ impl Drop for Process {
     }
 }
 
-/// The node, in a folder that is removed at its end.
+/// A folder that goes with this value.
+struct Folder(PathBuf);
+
+impl Folder {
+    /// Anybody can guess its name, so one that is there already is not taken.
+    fn new() -> Result<Self> {
+        let path = std::env::temp_dir().join(format!("tachyon-xdp-{}", std::process::id()));
+        fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The node, in a folder that is removed after its processes ended.
 struct Node {
     programs: PathBuf,
-    dir: PathBuf,
     _data: Process,
-    control: Process,
+    _control: Process,
+    dir: Folder,
 }
 
 /// What became of one turn's good traffic.
@@ -71,8 +89,8 @@ struct Turn {
 impl Node {
     /// With a filter on this interface.
     fn start(programs: &Path, cores: (usize, usize), interface: &str) -> Result<Self> {
-        let dir = std::env::temp_dir().join(format!("tachyon-xdp-{}", std::process::id()));
-        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let folder = Folder::new()?; // before the processes, so that it goes after them also where this fails
+        let dir = folder.0.as_path();
         for (name, text) in [
             ("node.toml", include_str!("../../../xtask/bench/node.toml")),
             ("control.toml", include_str!("../../../xtask/bench/control.toml")),
@@ -98,20 +116,20 @@ impl Node {
         await_file(&dir.join("tachyond.sock"))?;
         let control = start("tachyon-control", cores.1, "control.toml")?;
         await_file(&dir.join("control.sock"))?;
-        let node = Self { programs: programs.to_owned(), dir, _data: data, control };
+        let node = Self { programs: programs.to_owned(), _data: data, _control: control, dir: folder };
         node.apply_rules()?;
         Ok(node)
     }
 
     fn socket(&self) -> PathBuf {
-        self.dir.join("control.sock")
+        self.dir.0.join("control.sock")
     }
 
     /// Until control answers and has the node.
     fn apply_rules(&self) -> Result<()> {
         let begun = Instant::now();
         loop {
-            let output = self.command_line(&["rules", "apply", &self.dir.join("rules.toml").to_string_lossy()])?;
+            let output = self.command_line(&["rules", "apply", &self.dir.0.join("rules.toml").to_string_lossy()])?;
             if output.status.success() {
                 return Ok(());
             }
@@ -155,13 +173,6 @@ impl Node {
         let text = String::from_utf8(output.stdout)?;
         let last = text.lines().last().with_context(|| format!("tachyon-load ended with {}", output.status))?;
         serde_json::from_str(last).context("tachyon-load prints JSON lines")
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.control.0.kill(); // before its folder goes; it may have ended by itself
-        let _ = fs::remove_dir_all(&self.dir);
     }
 }
 
