@@ -57,10 +57,7 @@ pub(crate) fn build(file: &NodeFile, voice: Voice, stop: Arc<AtomicBool>) -> any
     let mut degraded = plan.degraded.clone();
     let user = file.node.user.as_deref().map(User::find).transpose()?;
     let state = StateFolder::open(&file.node.state_dir)?;
-    if file.network.driver.has(Driver::Rdma) || file.network.driver.has(Driver::Afxdp) {
-        // Devices count the memory of queues that are made later too, when this thread has no right to more.
-        sandbox::raise_locked_memory();
-    }
+    raise_locked_memory(file);
     let seed = u64::from_ne_bytes(random()?);
     let mut filters = Filters::open(file, seed, user.filter(|_| geteuid().is_root()), &mut degraded);
     let mut devices = Devices::open(file, &plan, &filters, &mut degraded)?;
@@ -71,8 +68,8 @@ pub(crate) fn build(file: &NodeFile, voice: Voice, stop: Arc<AtomicBool>) -> any
     if let Some(user) = user.filter(|_| geteuid().is_root()) {
         state.give_to(user.uid, user.gid)?;
     }
-    let mut folders = devices.folders(file);
-    folders.extend([file.node.state_dir.clone(), file.node.run_dir.clone()]);
+    let own = [file.node.state_dir.clone(), file.node.run_dir.clone()];
+    let folders = devices.folders(file).into_iter().chain(own).collect();
     let (sandbox, weak) = Sandbox::new(user, folders, devices.read());
     degraded.extend(weak);
     let workers_sandbox = if devices.is_soft() { Sandbox::none() } else { sandbox.clone() };
@@ -125,6 +122,13 @@ pub(crate) fn build(file: &NodeFile, voice: Voice, stop: Arc<AtomicBool>) -> any
     degraded.dedup();
     house.hello.degraded = degraded;
     Ok(house)
+}
+
+/// Devices count the memory of queues that are made later too, when this thread has no right to more.
+fn raise_locked_memory(file: &NodeFile) {
+    if file.network.driver.has(Driver::Rdma) || file.network.driver.has(Driver::Afxdp) {
+        sandbox::raise_locked_memory();
+    }
 }
 
 /// Has everything that there is by now stay in memory, if the node file says so.

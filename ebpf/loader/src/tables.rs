@@ -381,7 +381,6 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     #[test]
-    #[expect(clippy::print_stdout, reason = "what is skipped is said")]
     fn the_table_in_force_is_held_when_it_is_found_and_when_it_is_put_there() {
         if std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() != 0) {
             return println!("skipped: tables in the kernel need root");
