@@ -80,41 +80,10 @@ impl Ordinary {
         let system = if self.system { SYSTEM_PACKET } else { 0 };
         GOVERNANCE_REQUIRED | system | INLINE_LENGTH_MASK | CLASS_MASK
     }
-
-    /// The comparisons as words. A message's first 16 bytes are the words `[flags, flags >> 32, topic_id, sender_id]`.
-    fn words(&self) -> Words {
-        Words {
-            xor: [low(INLINE_PAYLOAD | PRIORITY_HIGH), 0, self.shard, 0],
-            less: [0, 0, 0, self.sender_low],
-            and: [low(!self.free()), u32::MAX, self.shard_mask, u32::MAX],
-            most: [0, 0, 0, self.sender_high.wrapping_sub(self.sender_low)],
-            class_most: [u32::from(self.class_end.wrapping_sub(1)) << CLASS_SHIFT, 0, 0, 0],
-            none: self.class_end == 0 || self.sender_low > self.sender_high || self.shard & !self.shard_mask != 0,
-        }
-    }
 }
 
-/// The lower word of some bits of `flags`.
-const fn low(flags: u64) -> u32 {
-    (flags & 0xffff_ffff) as u32
-}
-
-const PRIORITY: u32 = low(PRIORITY_HIGH);
-const CLASS: u32 = low(CLASS_MASK);
 /// From bit 23, the class's upper bit, to bit 5, PRIORITY_HIGH, which is its opposite.
 const PRIORITY_FROM_CLASS: u32 = CLASS_SHIFT + 1 - 5;
-
-/// A message is ordinary if, word by word, `((word ^ priority ^ xor) - less) & and <= most`, where `priority` is bit 5 of
-/// the first word if its bit 23 is set; and its class is at most `class_most`, and its tail is zero.
-struct Words {
-    xor: [u32; 4],
-    less: [u32; 4],
-    and: [u32; 4],
-    most: [u32; 4],
-    class_most: [u32; 4],
-    /// No message can be ordinary: what the words cannot say.
-    none: bool,
-}
 
 /// By inline length: which bytes of a message have to be zero. Lengths that six bits can say and a message cannot have ask
 /// for the first byte too, which is not zero in any INLINE message, so that no message passes with them.
@@ -147,18 +116,90 @@ fn tail_is_zero(message: &Message) -> bool {
 
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 mod x86 {
-    use super::{CLASS, Marks, Message, Ordinary, PRIORITY, PRIORITY_FROM_CLASS, TAILS};
+    use super::{MARKED, Marks, Message, Ordinary, PRIORITY_FROM_CLASS, TAILS};
     use core::arch::x86_64::{
-        __m128i, __m256i, __m512i, _mm_loadu_si128, _mm256_and_si256, _mm256_broadcastsi128_si256,
-        _mm256_castsi128_si256, _mm256_cmpeq_epi32, _mm256_inserti128_si256, _mm256_loadu_si256, _mm256_max_epu32,
-        _mm256_movemask_epi8, _mm256_or_si256, _mm256_srli_epi32, _mm256_sub_epi32, _mm256_testz_si256,
-        _mm256_xor_si256, _mm512_and_si512, _mm512_broadcast_i32x4, _mm512_castsi128_si512, _mm512_cmpgt_epu32_mask,
-        _mm512_inserti32x4, _mm512_loadu_si512, _mm512_srli_epi32, _mm512_sub_epi32, _mm512_test_epi8_mask,
-        _mm512_xor_si512,
+        __m128i, __m256i, _mm_loadu_si128, _mm256_and_si256, _mm256_broadcastsi128_si256, _mm256_castsi128_si256,
+        _mm256_cmpgt_epi32, _mm256_inserti128_si256, _mm256_loadu_si256, _mm256_or_si256, _mm256_set1_epi32,
+        _mm256_sllv_epi32, _mm256_sub_epi32, _mm256_subs_epu8, _mm256_testz_si256, _mm256_xor_si256,
+        _mm512_broadcast_i32x4, _mm512_castsi128_si512, _mm512_inserti32x4, _mm512_loadu_si512, _mm512_min_epu32,
+        _mm512_sllv_epi32, _mm512_sub_epi32, _mm512_subs_epu8, _mm512_ternarylogic_epi64, _mm512_test_epi64_mask,
     };
+    use core::hint::cold_path;
+    use tachyon_wire::message::{CLASS_MASK, CLASS_SHIFT, INLINE_PAYLOAD, PRIORITY_HIGH};
 
-    /// With fewer messages there is no group of four to look at.
+    /// What the first 16 bytes of an ordinary message are, as the words `[flags, flags >> 32, topic_id, sender_id]`:
+    /// `((word ^ raised) & and) - less <= most` for each of them, where `raised` is the first word shifted left by
+    /// [`PRIORITY_FROM_CLASS`], and zero for the others; and no byte of them is above that of `bytes`.
+    ///
+    /// Raised, PRIORITY_HIGH meets the class's upper bit, and one of the two is set. What else is raised meets bits that
+    /// may be anything, or, from bit 24 on, comes from bits that have to be zero where they are.
+    struct Words {
+        and: [u32; 4],
+        less: [u32; 4],
+        most: [u32; 4],
+        /// Only the byte that ends with the class is limited: below the class is the length, so it is one comparison.
+        bytes: [u32; 4],
+    }
+
+    impl Words {
+        /// `None` if no message can be ordinary, which words cannot say.
+        #[inline(always)]
+        fn of(like: &Ordinary) -> Option<Self> {
+            const CLASS_HIGH: u32 = 1 << (CLASS_SHIFT + 1);
+            let free = low(like.free() | PRIORITY_HIGH) & !CLASS_HIGH;
+            let range = like.sender_high.checked_sub(like.sender_low)?;
+            let class_most = u32::from(like.class_end.checked_sub(1)?);
+            Some(Self {
+                and: [!free, u32::MAX, like.shard_mask, u32::MAX],
+                less: [low(INLINE_PAYLOAD) | CLASS_HIGH, 0, like.shard, like.sender_low],
+                most: [0, 0, 0, range],
+                bytes: [class_most << CLASS_SHIFT | !low(CLASS_MASK), u32::MAX, u32::MAX, u32::MAX],
+            })
+        }
+    }
+
+    /// The lower word of some bits of `flags`.
+    const fn low(flags: u64) -> u32 {
+        (flags & 0xffff_ffff) as u32
+    }
+
+    /// With fewer messages there is no group to look at.
     pub(super) const LEAST: usize = 4;
+    /// By how much each word is raised; a word shifted by its length is zero.
+    const RAISED: [u32; 4] = [PRIORITY_FROM_CLASS, 32, 32, 32];
+
+    /// Marks all of each group of N that `is_met` says passes, and asks the scalar twin for the messages of all others.
+    #[inline(always)]
+    fn by_groups<const N: usize>(
+        messages: &[Message],
+        like: &Ordinary,
+        is_met: impl Fn(&[Message; N]) -> bool,
+    ) -> Marks {
+        let mut unmet: Marks = 0;
+        for (index, group) in messages.as_chunks::<N>().0.iter().enumerate() {
+            if !is_met(group) {
+                cold_path();
+                unmet |= ((1 << N) - 1) << (index * N);
+            }
+        }
+        // The last ones once more with some of those before: a group costs less than one message by itself.
+        if !messages.len().is_multiple_of(N)
+            && let Some(group) = messages.last_chunk::<N>()
+            && !is_met(group)
+        {
+            cold_path();
+            unmet |= ((1 << N) - 1) << (messages.len() - N);
+        }
+        let all = Marks::MAX >> (MARKED - messages.len());
+        if unmet == 0 { all } else { all & !unmet | one_by_one(messages, unmet, like) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn one_by_one(messages: &[Message], asked: Marks, like: &Ordinary) -> Marks {
+        let asked = (0..).zip(messages).filter(|(index, _)| asked >> index & 1 != 0);
+        asked.fold(0, |marks, (index, message)| marks | Marks::from(like.is_met_by(message)) << index)
+    }
 
     #[inline(always)]
     fn four(words: [u32; 4]) -> __m128i {
@@ -173,51 +214,6 @@ mod x86 {
         unsafe { _mm_loadu_si128(core::ptr::from_ref(message).cast()) }
     }
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,bmi1,bmi2")]
-    pub(super) fn ordinary_avx512(messages: &[Message], like: &Ordinary) -> Marks {
-        let words = like.words();
-        if words.none {
-            return 0;
-        }
-        let wide = |words: [u32; 4]| _mm512_broadcast_i32x4(four(words));
-        let (xor, less, and, most) = (wide(words.xor), wide(words.less), wide(words.and), wide(words.most));
-        let priority = wide([PRIORITY, 0, 0, 0]);
-        let (class, class_most) = (wide([CLASS, 0, 0, 0]), wide(words.class_most));
-        let mut marks = 0;
-        let mut start = 0;
-        loop {
-            let Some(group) = messages.get(start..).and_then(<[Message]>::first_chunk::<4>) else { return marks };
-            let heads = _mm512_castsi128_si512(head(&group[0]));
-            let heads = _mm512_inserti32x4::<1>(heads, head(&group[1]));
-            let heads = _mm512_inserti32x4::<2>(heads, head(&group[2]));
-            let heads: __m512i = _mm512_inserti32x4::<3>(heads, head(&group[3]));
-            let expected = _mm512_and_si512(_mm512_srli_epi32::<PRIORITY_FROM_CLASS>(heads), priority);
-            let first = _mm512_xor_si512(_mm512_xor_si512(heads, expected), xor);
-            let first = _mm512_and_si512(_mm512_sub_epi32(first, less), and);
-            let unmet = _mm512_cmpgt_epu32_mask(first, most)
-                | _mm512_cmpgt_epu32_mask(_mm512_and_si512(heads, class), class_most);
-            let tails =
-                tail_avx512(&group[0]) | tail_avx512(&group[1]) | tail_avx512(&group[2]) | tail_avx512(&group[3]);
-            marks |= marked(unmet == 0 && tails == 0, group, like) << start;
-            match messages.len() - start - group.len() {
-                0 => return marks,
-                left => start += left.min(group.len()),
-            }
-        }
-    }
-
-    /// The marks of a group: all, if all of it meets every comparison; else whichever do.
-    #[inline(always)]
-    fn marked<const N: usize>(all: bool, group: &[Message; N], like: &Ordinary) -> Marks {
-        if all { (1 << N) - 1 } else { one_by_one(group, like) }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn one_by_one(group: &[Message], like: &Ordinary) -> Marks {
-        super::scalar(group, like)
-    }
-
     /// Which bytes of a message have to be zero.
     #[inline(always)]
     fn tail_mask(message: &Message) -> &'static [u8; 64] {
@@ -225,49 +221,56 @@ mod x86 {
         &TAILS[usize::from(length_and_class & 63)].0
     }
 
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw")]
-    fn tail_avx512(message: &Message) -> u64 {
-        // SAFETY: a message has 64 bytes, and so has a mask.
-        let (line, mask) = unsafe {
-            (
-                _mm512_loadu_si512(core::ptr::from_ref(message).cast()),
-                _mm512_loadu_si512(tail_mask(message).as_ptr().cast()),
-            )
-        };
-        _mm512_test_epi8_mask(line, mask)
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,bmi1,bmi2")]
+    pub(super) fn ordinary_avx512(messages: &[Message], like: &Ordinary) -> Marks {
+        /// (a ^ b) & c.
+        const XOR_AND: i32 = 0x28;
+        /// a | (b ^ c).
+        const OR_XOR: i32 = 0xf6;
+        /// a | b & c.
+        const OR_AND: i32 = 0xf8;
+        let Some(words) = Words::of(like) else { return 0 };
+        let wide = |words: [u32; 4]| _mm512_broadcast_i32x4(four(words));
+        let (and, less, most, bytes) = (wide(words.and), wide(words.less), wide(words.most), wide(words.bytes));
+        let raised = wide(RAISED);
+        by_groups(messages, like, |group| {
+            let [a, b, c, d] = group;
+            let heads = _mm512_inserti32x4::<1>(_mm512_castsi128_si512(head(a)), head(b));
+            let heads = _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(heads, head(c)), head(d));
+            let first = _mm512_ternarylogic_epi64::<XOR_AND>(heads, _mm512_sllv_epi32(heads, raised), and);
+            let first = _mm512_sub_epi32(first, less);
+            let above = _mm512_subs_epu8(heads, bytes);
+            let mut unmet = _mm512_ternarylogic_epi64::<OR_XOR>(above, first, _mm512_min_epu32(first, most));
+            for message in group {
+                // SAFETY: a message has 64 bytes, and so has a mask.
+                let (line, mask) = unsafe {
+                    (
+                        _mm512_loadu_si512(core::ptr::from_ref(message).cast()),
+                        _mm512_loadu_si512(tail_mask(message).as_ptr().cast()),
+                    )
+                };
+                unmet = _mm512_ternarylogic_epi64::<OR_AND>(unmet, line, mask);
+            }
+            _mm512_test_epi64_mask(unmet, unmet) == 0
+        })
     }
 
     #[target_feature(enable = "avx2,bmi1,bmi2")]
     pub(super) fn ordinary_avx2(messages: &[Message], like: &Ordinary) -> Marks {
-        let words = like.words();
-        if words.none {
-            return 0;
-        }
+        let Some(words) = Words::of(like) else { return 0 };
         let wide = |words: [u32; 4]| _mm256_broadcastsi128_si256(four(words));
-        let (xor, less, and, most) = (wide(words.xor), wide(words.less), wide(words.and), wide(words.most));
-        let priority = wide([PRIORITY, 0, 0, 0]);
-        let (class, class_most) = (wide([CLASS, 0, 0, 0]), wide(words.class_most));
-        // There is no unsigned comparison: a word is at most another if that is the greater of the two.
-        let at_most = |word: __m256i, most| _mm256_cmpeq_epi32(_mm256_max_epu32(word, most), most);
-        let mut marks = 0;
-        let mut start = 0;
-        loop {
-            let Some(group) = messages.get(start..).and_then(<[Message]>::first_chunk::<2>) else { return marks };
-            let heads = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(head(&group[0])), head(&group[1]));
-            let expected =
-                _mm256_and_si256(_mm256_srli_epi32::<{ PRIORITY_FROM_CLASS.cast_signed() }>(heads), priority);
-            let first = _mm256_xor_si256(_mm256_xor_si256(heads, expected), xor);
-            let first = _mm256_and_si256(_mm256_sub_epi32(first, less), and);
-            let met = _mm256_and_si256(at_most(first, most), at_most(_mm256_and_si256(heads, class), class_most));
-            let tails = _mm256_or_si256(tail_avx2(&group[0]), tail_avx2(&group[1]));
-            let all = _mm256_movemask_epi8(met) == -1 && _mm256_testz_si256(tails, tails) == 1;
-            marks |= marked(all, group, like) << start;
-            match messages.len() - start - group.len() {
-                0 => return marks,
-                left => start += left.min(group.len()),
-            }
-        }
+        let (and, bytes, raised) = (wide(words.and), wide(words.bytes), wide(RAISED));
+        // The only comparison is signed: both sides are moved by half the range.
+        let half = _mm256_set1_epi32(i32::MIN);
+        let (less, most) = (_mm256_xor_si256(wide(words.less), half), _mm256_xor_si256(wide(words.most), half));
+        by_groups(messages, like, |[a, b]| {
+            let heads = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(head(a)), head(b));
+            let first = _mm256_and_si256(_mm256_xor_si256(heads, _mm256_sllv_epi32(heads, raised)), and);
+            let words = _mm256_cmpgt_epi32(_mm256_sub_epi32(first, less), most);
+            let unmet = _mm256_or_si256(words, _mm256_subs_epu8(heads, bytes));
+            let unmet = _mm256_or_si256(unmet, _mm256_or_si256(tail_avx2(a), tail_avx2(b)));
+            _mm256_testz_si256(unmet, unmet) == 1
+        })
     }
 
     #[inline]
