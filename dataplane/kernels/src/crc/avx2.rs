@@ -13,36 +13,39 @@ use tachyon_wire::LINE;
 /// A line.
 type Quarters = [__m128i; 4];
 
-/// Bits that each of the three chains takes while a line is folded: nine crc instructions and eight multiplications,
-/// which have a port each, take about the same time (41 against 62 ns for 22 messages folded alone, 3.0 GHz Xeon).
-const STEP_BITS: u32 = 3 * 64;
+/// Chains of the crc instruction, which takes three cycles and can start every one.
+const CHAINS: usize = 4;
+/// Bits that each chain takes while a line is folded: eight crc instructions and eight multiplications, which have a port
+/// each, take about the same time; and all chains together take a line.
+const STEP_BITS: u32 = 128;
 /// The same in bytes.
 const STEP: usize = STEP_BITS as usize / 8;
-/// Steps that chains take at most: 17 KiB with what is folded beside them. All that is longer is folded alone.
+const _: () = assert!(CHAINS * STEP == LINE);
+/// Steps that chains take at most: 16 KiB with what is folded beside them. All that is longer is folded alone.
 const STEPS_MAX: usize = 128;
 /// With fewer steps it costs more to put the parts together than it saves.
 const STEPS_MIN: usize = 4;
 
 /// crc32c of the bytes; with `HEADER`, of those of a frame whose crc and tag count as zero.
 ///
-/// The first part is folded; meanwhile the crc instruction, which is as fast on a port of its own, goes through the rest
-/// in three chains, for it takes three cycles and can start every one.
+/// One half of the lines is folded; meanwhile the crc instruction, which is as fast on a port of its own, goes through the
+/// other half in chains.
 #[target_feature(enable = "avx2,pclmulqdq,sse4.2")]
 pub(super) fn crc32c<const HEADER: bool>(bytes: &[u8]) -> u32 {
-    let Some((first, rest)) = bytes.split_first_chunk::<LINE>() else { return finish(u32::MAX, bytes) };
+    let (lines, rest) = bytes.as_chunks::<LINE>();
+    let Some((first, lines)) = lines.split_first() else { return finish(u32::MAX, rest) };
     let mut sum = load(first);
     if HEADER {
         sum[1] = _mm_and_si128(sum[1], _mm_set_epi32(-1, -1, 0, -1)); // the crc
         sum[3] = _mm_setzero_si128(); // the tag
     }
     sum[0] = _mm_xor_si128(sum[0], _mm_cvtsi32_si128(-1));
-    let steps = match rest.len() / (LINE + 3 * STEP) {
+    let steps = match lines.len() / 2 {
         steps @ STEPS_MIN.. => steps.min(STEPS_MAX),
         _ => 0,
     };
-    let (folded, rest) = rest.split_at((rest.len() - 3 * STEP * steps) / LINE * LINE);
-    let (chained, rest) = rest.split_at(3 * STEP * steps);
-    let (beside, alone) = folded.as_chunks::<LINE>().0.split_at(steps);
+    let (folded, chained) = lines.split_at(lines.len() - steps);
+    let (beside, alone) = folded.split_at(steps);
     let chains = along(&mut sum, beside, chained);
     for line in alone {
         forward_line(&mut sum, line);
@@ -51,41 +54,43 @@ pub(super) fn crc32c<const HEADER: bool>(bytes: &[u8]) -> u32 {
     finish(if steps == 0 { crc } else { together(crc, chains, steps) }, rest)
 }
 
-/// Folds the lines and runs through the three thirds of `chained`, as many steps each as there are lines.
+/// Folds the lines and runs through the quarters of `chained`, which are as many lines.
 #[inline]
 #[target_feature(enable = "avx2,pclmulqdq,sse4.2")]
-fn along(sum: &mut Quarters, lines: &[[u8; LINE]], chained: &[u8]) -> [u32; 3] {
-    let steps = chained.as_chunks::<STEP>().0;
+fn along(sum: &mut Quarters, lines: &[[u8; LINE]], chained: &[[u8; LINE]]) -> [u32; CHAINS] {
+    let steps = chained.as_flattened().as_chunks::<STEP>().0;
     let (a, rest) = steps.split_at(lines.len());
-    let (b, c) = rest.split_at(lines.len());
-    let mut crcs = [0; 3];
-    for (((line, a), b), c) in lines.iter().zip(a).zip(b).zip(c) {
+    let (b, rest) = rest.split_at(lines.len());
+    let (c, d) = rest.split_at(lines.len());
+    let mut crcs = [0; CHAINS];
+    for ((((line, a), b), c), d) in lines.iter().zip(a).zip(b).zip(c).zip(d) {
         forward_line(sum, line);
-        for (crc, step) in crcs.iter_mut().zip([a, b, c]) {
+        for (crc, step) in crcs.iter_mut().zip([a, b, c, d]) {
             *crc = words_crc(*crc, step.as_chunks().0);
         }
     }
     crcs
 }
 
-/// The remainder of the whole from that of what was folded and those of the three chains behind it.
+/// The remainder of the whole from that of what was folded and those of the chains behind it.
 #[inline]
 #[target_feature(enable = "avx2,pclmulqdq,sse4.2")]
 #[expect(clippy::cast_sign_loss, reason = "the vector types of the architecture are signed")]
-fn together(folded: u32, [a, b, c]: [u32; 3], steps: usize) -> u32 {
+fn together(folded: u32, [a, b, c, d]: [u32; CHAINS], steps: usize) -> u32 {
     let moved = |crc: u32, steps: usize| {
         let factors = [crc, SHIFT[steps]].map(|factor| _mm_set_epi64x(0, i64::from(factor)));
         _mm_clmulepi64_si128::<0x00>(factors[0], factors[1])
     };
-    let sum = _mm_xor_si128(moved(folded, 3 * steps), _mm_xor_si128(moved(a, 2 * steps), moved(b, steps)));
-    word_crc(0, _mm_cvtsi128_si64(sum) as u64) ^ c
+    let first = _mm_xor_si128(moved(folded, 4 * steps), moved(a, 3 * steps));
+    let sum = _mm_xor_si128(first, _mm_xor_si128(moved(b, 2 * steps), moved(c, steps)));
+    word_crc(0, _mm_cvtsi128_si64(sum) as u64) ^ d
 }
 
 /// By steps: what moves a remainder over so many of them, less the x³³ that the product and the crc of it bring along.
-static SHIFT: [u32; 3 * STEPS_MAX + 1] = shifts();
+static SHIFT: [u32; CHAINS * STEPS_MAX + 1] = shifts();
 
-const fn shifts() -> [u32; 3 * STEPS_MAX + 1] {
-    let mut table = [0; 3 * STEPS_MAX + 1];
+const fn shifts() -> [u32; CHAINS * STEPS_MAX + 1] {
+    let mut table = [0; CHAINS * STEPS_MAX + 1];
     let mut power = power(STEP_BITS - 33);
     let mut steps = 1;
     while steps < table.len() {
