@@ -26,6 +26,10 @@ const DEMAND_INTERVAL_NS: u64 = 1_000_000;
 /// [`SenderState::more`] of a sender from whom nothing is accepted: a burst of 0, less one.
 pub(crate) const SHUT: u32 = 0_u32.wrapping_sub(1);
 
+/// The most that [`SenderState::more_under`] says of a sender for whom one comparison is enough; two thousand million
+/// messages at once are none that anyone waits for. Half of what there is, as then the number fits into the comparison.
+pub(crate) const MORE_ORDINARY: u64 = (SHUT >> 1) as u64;
+
 /// A topic's rule and bucket, as one worker holds them: half a cache line. All zeros means untouched.
 #[derive(Clone, Copy, Debug, Default, FromZeros, Immutable, KnownLayout)]
 #[repr(C, align(32))]
@@ -141,30 +145,24 @@ fn verdict(rule: &TopicRule) -> Verdict {
     if rule.flags.get() & TOPIC_LOGGED != 0 { verdict.logged() } else { verdict }
 }
 
-/// How far a bucket is from full, in time.
+/// The last `tat` at which a limited bucket lets a message through; `more` is its burst less one. Does not wrap: `now` is at
+/// most 2⁶³, and the span 2⁶² and a little.
 #[inline(always)]
-pub(crate) fn debt(tat: u64, now: u64) -> u64 {
-    tat.saturating_sub(now)
-}
-
-/// A limited bucket lets one message through if its debt is at most this; `more` is its burst less one. Does not wrap: the
-/// span is ≤ 2⁶² and a little.
-#[inline(always)]
-pub(crate) fn credit(period: u64, more: u32) -> u64 {
-    u64::from(more).wrapping_mul(period)
+pub(crate) fn latest(period: u64, more: u64, now: u64) -> u64 {
+    more.wrapping_mul(period).wrapping_add(now)
 }
 
 /// Whether a bucket lets one message through.
 #[inline]
 pub(crate) fn has_room(tat: u64, period: u64, more: u32, now: u64) -> bool {
-    (period == 0) | (debt(tat, now) <= credit(period, more))
+    (period == 0) | (tat <= latest(period, more.into(), now))
 }
 
-/// The bucket after one message that it let through. No sum wraps: `now` ≤ 2⁶³, and debt and period together are at most a
-/// span, or the period is 0 and the debt what an earlier limit or a later clock left.
+/// The bucket after one message that it let through. No sum wraps: `tat` is at most a span after `now`, or the period is 0
+/// and `tat` what an earlier limit or a later clock left.
 #[inline(always)]
-pub(crate) fn spent(debt: u64, period: u64, now: u64) -> u64 {
-    now.wrapping_add(debt).wrapping_add(period)
+pub(crate) fn spent(tat: u64, period: u64, now: u64) -> u64 {
+    tat.max(now).wrapping_add(period)
 }
 
 /// The level a bucket keeps when its rule changes: never emptier than empty.
@@ -195,25 +193,26 @@ impl TopicState {
         self.tat
     }
 
-    /// Bits 0–31 the version of the ruleset that the copy was made from, 0 = none; 32–47 the topic's flags; 48–63 its group.
+    /// Bits 0–15 the topic's group, 16–31 its flags; 32–63 the version of the ruleset that the copy was made from, 0 = none.
+    /// The group is lowest because the bit it names is found by its lowest six bits, whatever stands above them.
     #[inline]
     pub(crate) const fn stamp(version: u32, flags: u16, group: u16) -> u64 {
-        version as u64 | (flags as u64) << 32 | (group as u64) << 48
+        group as u64 | (flags as u64) << 16 | (version as u64) << 32
     }
 
     #[inline]
     pub(crate) fn version(&self) -> u32 {
-        (self.stamp & 0xffff_ffff) as u32
+        (self.stamp >> 32) as u32
     }
 
     #[inline]
     pub(crate) fn flags(&self) -> u16 {
-        (self.stamp >> 32 & 0xffff) as u16
+        (self.stamp >> 16 & 0xffff) as u16
     }
 
     #[inline]
     pub(crate) fn group(&self) -> u16 {
-        (self.stamp >> 48) as u16
+        (self.stamp & 0xffff) as u16
     }
 
     /// Copies the rule in force, on the first touch after a swap. Cold: once per topic and version.
@@ -239,11 +238,12 @@ impl SenderState {
         self.tat
     }
 
-    /// The part of [`SenderState::more`] that messages under this version may use, as a number below [`SHUT`]; anything else
-    /// is no such part. One comparison for the version and for senders from whom nothing is accepted.
+    /// [`SenderState::more`], if it is a number below [`SHUT`] and the record is of the version of `stamp`, which is as
+    /// [`TopicState::stamp`] has it; [`SHUT`] or above if not. One comparison for the version and for senders from whom
+    /// nothing is accepted.
     #[inline(always)]
-    pub(crate) fn more_under(&self, version: u32) -> u64 {
-        (u64::from(self.more) | u64::from(self.version) << 32).wrapping_sub(u64::from(version) << 32)
+    pub(crate) fn more_under(&self, stamp: u64) -> u64 {
+        (u64::from(self.more) | u64::from(self.version) << 32).wrapping_sub(stamp)
     }
 
     /// Burst of this worker's share.
