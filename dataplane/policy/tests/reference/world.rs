@@ -47,7 +47,7 @@ pub(crate) const TOPIC_IDS: u32 = 400;
 pub(crate) const TOPIC_SLOTS: u32 = 360;
 pub(crate) const SENDER_IDS: u32 = 64;
 pub(crate) const SENDER_STATES: u32 = 56;
-pub(crate) const PRINCIPALS: u32 = 6;
+pub(crate) const PRINCIPALS: u32 = 8;
 const MINUTE_NS: u64 = 60_000_000_000;
 
 /// From one a minute to 100 M a second.
@@ -65,12 +65,14 @@ fn quota(random: &mut Random) -> Quota {
 
 pub(crate) fn source(random: &mut Random, version: u64, shard_count: u16) -> RulesetSource {
     let mut sets = vec![vec![]];
-    for _ in 0..80 {
+    for _ in 0..200 {
         let members = random.below(5);
         sets.push((0..members).map(|_| random.below32(PRINCIPALS)).collect());
     }
     sets.push((0..PRINCIPALS).collect());
     let everyone = u32::try_from(sets.len() - 1).unwrap();
+    // Now few groups, now more than one word of rights has bits.
+    let (alike, groups) = *random.pick(&[(5, 40), (2, everyone + 1)]);
     let topics = (1..TOPIC_IDS).filter_map(|topic_id| {
         let known = !random.one_in(20);
         known.then(|| TopicSource {
@@ -80,7 +82,7 @@ pub(crate) fn source(random: &mut Random, version: u64, shard_count: u16) -> Rul
             quarantine: random.one_in(3),
             durability: *random.pick(&[Durability::Volatile, Durability::Logged, Durability::Durable]),
             when_full: *random.pick(&[WhenFull::Taildrop, WhenFull::Nack, WhenFull::Buffer]),
-            publishers: if random.one_in(5) { random.below32(everyone + 1) } else { everyone },
+            publishers: if random.one_in(alike) { random.below32(groups) } else { everyone },
             subscribers: random.below32(everyone + 1),
         })
     });
