@@ -34,6 +34,23 @@ fn hint<T, const WRITE: bool>(item: *const T) {
 #[inline(always)]
 fn hint<T, const WRITE: bool>(_item: *const T) {}
 
+/// Asks for these lines, to be written soon.
+#[inline]
+pub fn prefetch_write_lines(lines: &[[u8; 64]]) {
+    // Four by four, because to count a line alone costs more than to ask for it.
+    let (fours, rest) = lines.as_chunks::<4>();
+    for four in fours {
+        four.iter().for_each(|line| hint::<_, true>(line));
+    }
+    rest.iter().for_each(|line| hint::<_, true>(line));
+}
+
+/// Asks for what would be the `items`-th item behind this one, to be written soon, whether there is one or not.
+#[inline(always)]
+pub(crate) fn prefetch_behind<T>(item: &T, items: usize) {
+    hint::<T, true>(core::ptr::from_ref(item).wrapping_add(items));
+}
+
 #[cfg(test)]
 mod tests {
     use super::{prefetch_read, prefetch_write};

@@ -12,12 +12,14 @@ mod buffer;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod lanes;
+mod open;
 mod port;
 mod queue;
 mod report;
 
 pub use buffer::{Buffer, Pool};
 pub use lanes::{LANE_DETAILS_BYTES, LaneAnswer, LaneKind, LaneReport, LaneRequest, LaneState, Lanes, NoLane};
+pub use open::OpenBuffer;
 pub use port::{Port, PortError, PortInfo};
 pub use queue::{
     BURST_MAX, Completion, CompletionBatch, QueueStats, Received, RxBatch, RxQueue, Transmit, TxBatch, TxQueue,
