@@ -99,6 +99,13 @@ impl Found<'_> {
         new_key: FrameKey::ZERO,
         refused: Some(Reason::InternalInvariant),
     };
+
+    /// Whether it has a tag, which then has to be compared.
+    #[inline]
+    #[must_use]
+    pub fn is_tagged(&self) -> bool {
+        self.proof != Proof::Crc
+    }
 }
 
 /// What vouches for a frame.
@@ -301,19 +308,19 @@ impl<'a> Ingress<'a> {
         source: &Endpoint,
         found: &mut Found<'f>,
     ) -> Result<(), Reason> {
-        let frame = frame::parse(bytes, &self.lane)?;
-        let header = frame.header;
+        found.frame = frame::parse(bytes, &self.lane)?;
+        let header = found.frame.header;
         let slot = self.slot(header.session_id.get());
         let session = &self.sessions[slot];
         let known = session.is_open && session.id == header.session_id.get() && session.id != 0;
-        frame::check_route(&frame, known && session.by_node)?;
+        frame::check_route(&found.frame, known && session.by_node)?;
         if header.shard.get() != shard || owned >= self.owned {
             return Err(Reason::WrongShard);
         }
         if !known || !(session.pinned.is_none() || session.pinned.pins(source)) {
             return Err(Reason::NoSession);
         }
-        (found.frame, found.session, found.window) = (frame, slot, slot * self.owned + owned);
+        (found.session, found.window) = (slot, slot * self.owned + owned);
         let (window, epoch) = (&self.windows[found.window], header.epoch.get());
         found.proof = if header.flags.get() & AUTHENTICATED != 0 {
             if window.key.is_some() && window.epoch == epoch {
@@ -325,7 +332,7 @@ impl<'a> Ingress<'a> {
         } else if session.tag_required {
             // The crc is what a session without tags needs; where it needs tags, the lack of one is the reason.
             return Err(Reason::TagRequired);
-        } else if crc::verify_frame(self.path, &frame) {
+        } else if crc::verify_frame(self.path, &found.frame) {
             Proof::Crc
         } else {
             return Err(Reason::BadCrc);
@@ -337,7 +344,7 @@ impl<'a> Ingress<'a> {
     pub fn check_tags(&self, found: &mut [Found<'_>]) {
         for group in found.chunks_mut(TAGS) {
             let tags = self.tags(group);
-            let tagged = group.iter_mut().filter(|found| found.refused.is_none() && found.proof != Proof::Crc);
+            let tagged = group.iter_mut().filter(|found| found.refused.is_none() && found.is_tagged());
             for (found, tag) in tagged.zip(&tags) {
                 if !tags::equal(tag, &found.frame.header.tag) {
                     found.refused = Some(Reason::BadTag);
@@ -374,7 +381,7 @@ impl<'a> Ingress<'a> {
             return Err(reason.into());
         }
         let (frame, index) = (&found.frame, found.window);
-        let (tagged, epoch, id) = (found.proof != Proof::Crc, frame.header.epoch.get(), frame.header.frame_id.get());
+        let (tagged, epoch, id) = (found.is_tagged(), frame.header.epoch.get(), frame.header.frame_id.get());
         let window = &mut self.windows[index];
         let new_key = if found.proof == Proof::NewKey { Some(found.new_key) } else { None };
         let refused = |reason| Refused { reason, verified: Some((found.session, index)) };

@@ -45,6 +45,13 @@ pub(crate) struct Frames {
 
 impl Frames {
     const NONE: Self = Self { seen: 0, refused: 0 };
+
+    /// Forgets what was known of the frame that has this one's place.
+    #[inline]
+    fn forget(&mut self, id: u32) {
+        self.seen &= !bit(id);
+        self.refused &= !bit(id);
+    }
 }
 
 const _: () = assert!(core::mem::offset_of!(Window, frames) == 64);
@@ -77,6 +84,7 @@ impl Window {
     }
 
     /// Starts anew under an epoch. Replies go on under theirs.
+    #[cold]
     pub fn restart(&mut self, epoch: u32, key: Option<FrameKey>) {
         let reply = core::mem::replace(&mut self.reply, Stream::EMPTY);
         *self = Self { epoch, key, reply, ..Self::EMPTY };
@@ -113,17 +121,24 @@ impl Window {
     }
 
     /// Moves the top to `id`, forgetting what falls out of the window.
+    #[inline]
     fn advance(&mut self, id: u32) {
-        let step = id - self.top;
-        if step >= WINDOW {
+        // Most frames are the next one.
+        if id - self.top > 1 {
+            self.skip_to(id);
+        }
+        self.frames[word(id)].forget(id);
+        self.top = id;
+    }
+
+    /// Forgets what falls out of the window for frames that are skipped on the way to `id`.
+    #[inline(never)]
+    fn skip_to(&mut self, id: u32) {
+        if id - self.top >= WINDOW {
             self.frames = [Frames::NONE; WORDS];
         } else {
-            for gone in self.top + 1..=id {
-                let frames = &mut self.frames[word(gone)];
-                *frames = Frames { seen: frames.seen & !bit(gone), refused: frames.refused & !bit(gone) };
-            }
+            (self.top + 1..id).for_each(|gone| self.frames[word(gone)].forget(gone));
         }
-        self.top = id;
     }
 
     #[inline]

@@ -83,7 +83,16 @@ pub struct FrameHeader {
 
 const _: () = assert!(size_of::<FrameHeader>() == LINE && align_of::<FrameHeader>() == 1);
 
+/// [`FrameHeader::start`] of data without flags.
+const DATA_START: u64 = u32::from_le_bytes(MAGIC) as u64 | (VERSION as u64) << 48 | (KIND_DATA as u64) << 56;
+
 impl FrameHeader {
+    /// Its first eight bytes, magic to kind, as one number.
+    #[inline(always)]
+    fn start(&self) -> u64 {
+        self.as_bytes().first_chunk().map_or(0, |start| u64::from_le_bytes(*start))
+    }
+
     /// All zeros, which is no valid header.
     pub const ZERO: Self = Self {
         magic: [0; 4],
@@ -215,19 +224,15 @@ pub fn parse<'a>(bytes: &'a [u8], lane: &Lane) -> Result<Frame<'a>, Reason> {
 fn parse_layout(bytes: &[u8]) -> Option<Frame<'_>> {
     let (header, body) = FrameHeader::ref_from_prefix(bytes).ok()?;
     let flags = header.flags.get();
-    let seal_other_is_zero = if flags & AUTHENTICATED != 0 { header.crc32c.get() == 0 } else { header.tag == [0; 16] };
-    let sound = (header.magic == MAGIC)
-        & (header.version == VERSION)
-        & (body.len().is_multiple_of(LINE))
-        & (header.len.get() as usize == body.len())
-        & (flags & !flags_allowed(header.kind) == 0)
-        & (header.reserved.get() == 0)
-        & (header.frame_id.get() != 0)
-        & seal_other_is_zero;
-    if !sound {
+    // As numbers that have to be zero, so that one comparison is enough for all of them.
+    let [low, high]: [U64; 2] = zerocopy::transmute!(header.tag);
+    let seal_other = if flags & AUTHENTICATED != 0 { header.crc32c.get().into() } else { low.get() | high.get() };
+    let lengths = (header.len.get() as usize ^ body.len()) | (body.len() % LINE);
+    let faults = lengths as u64 | u64::from(header.reserved.get()) | seal_other;
+    if header.frame_id.get() == 0 || faults != 0 {
         return None;
     }
-    if header.kind == KIND_DATA {
+    if header.start() & !(u64::from(FLAGS_KNOWN) << 32) == DATA_START {
         return parse_data(bytes, header, body);
     }
     if !is_sound_control(header, body) {
@@ -238,14 +243,17 @@ fn parse_layout(bytes: &[u8]) -> Option<Frame<'_>> {
 }
 
 /// What is particular to the kinds without messages.
+#[cold]
 fn is_sound_control(header: &FrameHeader, body: &[u8]) -> bool {
+    let start = header.start() & !(u64::from(flags_allowed(header.kind)) << 32);
+    let start_is_sound = start == DATA_START | u64::from(header.kind) << 56;
     let body_is_sound = match header.kind {
         KIND_ACK => AckBody::ref_from_bytes(body).is_ok_and(|ack| ack.is_canonical(header.shard.get())),
         KIND_NACK => NackBody::ref_from_bytes(body).is_ok_and(|nack| nack.is_canonical(header.shard.get())),
         KIND_HEARTBEAT => body.is_empty(),
         _ => false,
     };
-    body_is_sound && header.count.get() == 0 && header.route_id.get() == 0
+    start_is_sound && body_is_sound && header.count.get() == 0 && header.route_id.get() == 0
 }
 
 /// The flags that mean something on frames of this kind; the others must be clear. An ack is never acked, and only
