@@ -69,9 +69,20 @@ pub fn joined_crc(path: Path, frame: &[u8], behind: u32) -> u32 {
     let Some((header, rest)) = frame.split_first_chunk::<LINE>() else { return frame_crc(path, frame) };
     match SHIFT.get(rest.len() / LINE) {
         Some(factor) if !rest.is_empty() && rest.len().is_multiple_of(LINE) => {
-            moved(path, frame_crc(path, header), *factor) ^ behind
+            moved(path, header_crc(path, header), *factor) ^ behind
         }
         _ => frame_crc(path, frame),
+    }
+}
+
+/// [`frame_crc`] of a header alone, for which folding would take longer than the crc instruction.
+#[inline]
+fn header_crc(path: Path, header: &[u8; LINE]) -> u32 {
+    match path.0 {
+        Level::Scalar => tachyon_wire::crc::compute(header),
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        // SAFETY: a path of these levels proves that the CPU has what the function enables.
+        Level::Avx2 | Level::Avx512 => unsafe { fold::header_crc(header) },
     }
 }
 

@@ -6,6 +6,7 @@
 
 use super::power;
 use core::arch::x86_64::{_mm_clmulepi64_si128, _mm_crc32_u8, _mm_crc32_u64, _mm_cvtsi128_si64, _mm_set_epi64x};
+use tachyon_wire::LINE;
 
 /// What moves 16 bytes forward by `bits`: the factors of their first eight bytes, which weigh x⁶⁴ more, and of the last.
 pub(super) const fn key(bits: u32) -> [i64; 2] {
@@ -21,6 +22,21 @@ pub(super) fn moved(crc: u32, factor: u32) -> u32 {
     let factors = [crc, factor].map(|factor| _mm_set_epi64x(0, i64::from(factor)));
     word_crc(0, _mm_cvtsi128_si64(_mm_clmulepi64_si128::<0x00>(factors[0], factors[1])) as u64)
 }
+
+/// crc32c of a header whose crc and tag count as zero.
+#[inline]
+#[target_feature(enable = "sse4.2")]
+pub(super) fn header_crc(header: &[u8; LINE]) -> u32 {
+    let words = header.as_chunks::<8>().0;
+    let mut crc = u32::MAX;
+    for (place, word) in words.iter().enumerate() {
+        crc = word_crc(crc, u64::from_le_bytes(*word) & HEADER_WORDS[place]);
+    }
+    !crc
+}
+
+/// The bits of a header's words that count: not the crc, which is bytes 20 to 23, and not the tag, from byte 48 on.
+const HEADER_WORDS: [u64; LINE / 8] = [u64::MAX, u64::MAX, 0xffff_ffff, u64::MAX, u64::MAX, u64::MAX, 0, 0];
 
 /// The crc goes on over bytes that fill no line. `crc` is the bare remainder, not yet inverted.
 #[inline]
