@@ -36,29 +36,34 @@ impl Egress<'_> {
     /// Seals the frames of the buffers that were queued since the last time.
     pub fn seal_queued(&mut self) {
         let mut numbered: ArrayVec<Numbered, TAGS> = ArrayVec::new();
-        let count = core::mem::take(&mut self.unsealed);
+        let (count, mut for_log) = (core::mem::take(&mut self.unsealed), false);
         for back in (0..count).rev() {
-            self.seal_buffer(self.ready.place(back), &mut numbered);
+            for_log |= self.seal_buffer(self.ready.place(back), &mut numbered) == Some(true);
         }
-        self.write_tags(&mut numbered);
-        // In the queue's order, which is the same whenever frames are sealed; which are sealed together depends on the device.
-        for back in (0..count).rev() {
-            self.digest(self.ready.place(back));
+        if !numbered.is_empty() {
+            self.write_tags(&mut numbered);
+        }
+        if for_log {
+            // In the queue's order, which is the same whenever frames are sealed; which are sealed together depends on the device.
+            for back in (0..count).rev() {
+                self.digest(self.ready.place(back));
+            }
         }
     }
 
-    /// Seals a buffer's frames, or leaves them among the numbered until there are enough. `None` where there is nothing to
-    /// seal: a reply has no subscriber, and was sealed when it was written.
-    fn seal_buffer(&mut self, place: usize, numbered: &mut ArrayVec<Numbered, TAGS>) -> Option<()> {
+    /// Seals a buffer's frames, or leaves them among the numbered until there are enough; returns whether they are for the
+    /// truth log. `None` where there is nothing to seal: a reply has no subscriber, and was sealed when it was written.
+    fn seal_buffer(&mut self, place: usize, numbered: &mut ArrayVec<Numbered, TAGS>) -> Option<bool> {
         let item = self.ready.at_mut(place)?;
         let flight = self.in_flight.get(item.token as usize)?;
+        let for_log = flight.for_log;
         let (subscriber_slot, stream_place) = (flight.subscriber as usize, flight.stream as usize);
         let subscriber = self.subscribers.get(subscriber_slot)?;
         let (length, stride) = (item.len as usize, item.stride.max(1) as usize);
         if !subscriber.tagged {
             let bytes = item.buffer.bytes_mut().get_mut(..length)?;
             bytes.chunks_mut(stride).for_each(|frame| with_crc(self.path, frame));
-            return Some(());
+            return Some(for_log);
         }
         for start in (0..length).step_by(stride) {
             let end = length.min(start + stride);
@@ -71,7 +76,7 @@ impl Egress<'_> {
                 self.write_tags(numbered);
             }
         }
-        Some(())
+        Some(for_log)
     }
 
     /// Writes the tags of these frames, and forgets them.
