@@ -3,13 +3,14 @@
 use crate::{
     fan::Bodies,
     forward,
+    lane::{FOR_LOG, IDENTIFIED, LEADS, Lane, OpenLanes},
     ready::{Ready, Tokens},
     seal,
     stream::Stream,
 };
 use arrayvec::ArrayVec;
 use tachyon_driver_api::{Buffer, Completion, CompletionBatch, Pool, Transmit, TxBatch, TxQueue};
-use tachyon_kernels::{Path, prefetch_write};
+use tachyon_kernels::{Path, copy};
 use tachyon_policy::Verdict;
 use tachyon_wire::{
     Endpoint, FrameHeader, LINE, Message, Reason,
@@ -33,12 +34,6 @@ const BUFFER_BYTES_MAX: u32 = 65_507;
 /// Bytes in all open buffers together, about: where there are many, each is sent when it is shorter, so that what is written
 /// is still in L2 when it is sealed and when its buffer comes back.
 const OPEN_BYTES: u32 = 512 << 10;
-/// [`Lane::marks`]: the target is its route's first: what it gets says how many messages the route got.
-const LEADS: u8 = 1;
-/// [`Lane::marks`]: its route's messages are for the truth log.
-const FOR_LOG: u8 = 2;
-/// [`Lane::marks`]: its route is for durable messages, which have identities.
-const IDENTIFIED: u8 = 4;
 /// The subscriber of a reply: nobody.
 const REPLY: u32 = u32::MAX;
 
@@ -73,85 +68,6 @@ impl core::fmt::Debug for Subscriber {
     /// Never prints a key.
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(f, "Subscriber(session {}, {} of {} buffers)", self.session_id, self.in_use, self.credit)
-    }
-}
-
-/// An open buffer: consecutive frames of one route target and shard, all of one stride, the last perhaps shorter. One
-/// cache line, the first part of it what each copy touches.
-#[derive(Debug)]
-#[repr(C, align(64))]
-pub struct Lane {
-    pub(crate) buffer: Option<Buffer>,
-    /// Where the next message goes.
-    pub(crate) end: u32,
-    /// Where the frame being filled has to end at the latest.
-    pub(crate) frame_limit: u32,
-    /// What the frame being filled begins with, as [`crate::fan::Bodies`] counts; 0 where that is not known.
-    pub(crate) first: u32,
-    /// Where the frame being filled starts.
-    pub(crate) frame_start: u32,
-    /// Bytes of the first frame, once it is closed; 0 before.
-    stride: u16,
-    /// In the frames that are closed.
-    copies: u16,
-    target: u32,
-    pub(crate) subscriber: u32,
-    route: u32,
-    route_id: u32,
-    shard: u16,
-    owned: u8,
-    /// [`LEADS`], [`FOR_LOG`] and [`IDENTIFIED`].
-    marks: u8,
-    /// When the oldest message in it was received.
-    first_ns: u64,
-}
-
-const _: () = assert!(size_of::<Lane>() == 64);
-
-impl Lane {
-    /// A closed lane.
-    pub const EMPTY: Self = Self {
-        buffer: None,
-        target: 0,
-        subscriber: 0,
-        route: 0,
-        route_id: 0,
-        shard: 0,
-        owned: 0,
-        marks: 0,
-        stride: 0,
-        frame_start: 0,
-        frame_limit: 0,
-        end: 0,
-        copies: 0,
-        first: 0,
-        first_ns: 0,
-    };
-
-    /// Appends a line to the frame being filled; false if it is full.
-    #[inline(always)]
-    fn append(&mut self, message: &Message) -> bool {
-        let (at, end) = (self.end as usize, self.end + LINE_BYTES);
-        let Some(bytes) = self.buffer.as_mut().map(Buffer::bytes_mut) else { return false };
-        match bytes.get_mut(at..at + LINE) {
-            Some(line) if end <= self.frame_limit => {
-                line.copy_from_slice(message.as_bytes());
-                // By the time this lane gets the message after next, its line is here: 2 % of `bench loop`.
-                prefetch_write(bytes, at + 2 * LINE);
-                self.end = end;
-                true
-            }
-            _ => false,
-        }
-    }
-
-    pub(crate) fn has_room(&self) -> bool {
-        self.end + LINE_BYTES <= self.frame_limit
-    }
-
-    /// Messages in the frame being filled.
-    pub(crate) fn filling(&self) -> u32 {
-        ((self.end - self.frame_start) / LINE_BYTES).saturating_sub(1)
     }
 }
 
@@ -201,6 +117,8 @@ pub struct Egress<'a> {
     /// Entries of `lane_of` for each owned shard, by target.
     pub(crate) targets: usize,
     pub(crate) open: usize,
+    /// What each open buffer may have of [`OPEN_BYTES`].
+    pub(crate) share: u32,
     pub(crate) ready: Ready<'a>,
     pub(crate) in_flight: &'a mut [InFlight],
     pub(crate) tokens: Tokens<'a>,
@@ -258,49 +176,53 @@ impl Egress<'_> {
     }
 
     /// Copies accepted messages onto direct routes, those whose only target has their number, up to the first message that
-    /// is another verdict's or route's or finds no open buffer with room; returns how many. The caller counts.
+    /// is another verdict's or route's or finds no open frame with room; returns how many. The caller counts.
     #[inline]
-    pub fn append_all(
-        &mut self,
-        owned: u16,
-        direct: u32,
-        messages: &[Message],
-        verdicts: &[Verdict],
-        stats: &mut WorkerStats,
-    ) -> usize {
-        let mut done = 0;
-        loop {
-            let (run, lane) = self.append_run(owned, direct, &messages[done..], &verdicts[done..]);
-            done += run;
-            if lane >= self.lanes.len() || !self.next_frame(lane, stats) {
-                return done;
-            }
-        }
-    }
-
-    /// The same up to the first message whose frame is full; returns how many, and that lane, or one past all lanes.
-    // Not inlined, so that the loop has the registers for itself.
-    #[inline(never)]
-    fn append_run(&mut self, owned: u16, direct: u32, messages: &[Message], verdicts: &[Verdict]) -> (usize, usize) {
+    pub fn append_run(&mut self, owned: u16, direct: u32, messages: &[Message], verdicts: &[Verdict]) -> usize {
         let row = usize::from(owned) * self.targets;
         let lane_of = self.lane_of.get(row..row + self.targets.min(direct as usize)).unwrap_or_default();
-        for (count, (message, verdict)) in messages.iter().zip(verdicts).enumerate() {
-            let Some(index) = lane_of.get(verdict.plain_route() as usize) else { return (count, usize::MAX) };
-            // A closed lane's index is past all lanes.
-            let Some(lane) = self.lanes.get_mut(*index as usize) else { return (count, usize::MAX) };
-            if !lane.append(message) {
-                return (count, *index as usize);
-            }
+        let mut lanes = OpenLanes { lane_of, lanes: self.lanes };
+        copy::copy_lines(self.path, messages.as_bytes().as_chunks().0, verdicts, &mut lanes)
+    }
+
+    /// Whether a target's open lane, if it has one, has room for a message by now: if need be in its next frame.
+    pub fn make_room(
+        &mut self,
+        owned: u16,
+        target: u32,
+        now_ns: u64,
+        pool: &mut Pool,
+        stats: &mut WorkerStats,
+    ) -> bool {
+        let index = self.lane_of(owned, target) as usize;
+        let Some(lane) = self.lanes.get(index) else { return false };
+        lane.lines.has_room() || self.next_frame(index, now_ns, pool, stats)
+    }
+
+    /// Opens the lane of a direct route's only target for a message; if that cannot be, the message is charged.
+    pub fn open_direct(&mut self, hop: Hop<'_>, subscriber: u32, pool: &mut Pool, stats: &mut WorkerStats) -> bool {
+        let index = self.lane(hop, hop.route, subscriber, pool, stats);
+        let opened = index
+            .and_then(|index| if self.lanes[index].lines.has_room() { Ok(()) } else { Err(Reason::InternalInvariant) });
+        if let Err(reason) = opened {
+            stats.counters.copies_due += 1;
+            refuse_copies(stats, &hop, hop.route, 1, reason);
         }
-        (messages.len(), usize::MAX)
+        opened.is_ok()
     }
 
     /// Copies one message to a target; false if there is no open frame with room for it, and then nothing happened.
     #[inline(always)]
     fn append(&mut self, owned: u16, target: u32, message: &Message) -> bool {
-        let entry = usize::from(owned) * self.targets + target as usize;
-        let index = self.lane_of.get(entry).map_or(CLOSED, |index| *index);
+        let index = self.lane_of(owned, target);
         self.lanes.get_mut(index as usize).is_some_and(|lane| lane.append(message))
+    }
+
+    /// The open lane of a target, or [`CLOSED`].
+    #[inline(always)]
+    pub(crate) fn lane_of(&self, owned: u16, target: u32) -> u32 {
+        let (row, target) = (usize::from(owned) * self.targets, target as usize);
+        if target < self.targets { self.lane_of.get(row + target).map_or(CLOSED, |index| *index) } else { CLOSED }
     }
 
     /// Copies one accepted message to every target of its route.
@@ -377,7 +299,7 @@ impl Egress<'_> {
         stats: &mut WorkerStats,
     ) -> Result<usize, Reason> {
         let index = self.lane(hop, target, subscriber, pool, stats)?;
-        let open = self.next_frame(index, stats);
+        let open = self.next_frame(index, hop.now_ns, pool, stats);
         let stride = u32::from(self.lanes[index].stride);
         if open && stride != 0 && stride != size {
             self.flush_closed(index, stats);
@@ -397,7 +319,7 @@ impl Egress<'_> {
         stats: &mut WorkerStats,
     ) -> Result<(), Reason> {
         let mut index = self.lane(hop, target, subscriber, pool, stats)?;
-        if !self.lanes[index].has_room() && !self.next_frame(index, stats) {
+        if !self.lanes[index].lines.has_room() && !self.next_frame(index, hop.now_ns, pool, stats) {
             index = self.lane(hop, target, subscriber, pool, stats)?;
         }
         if self.lanes[index].append(message) { Ok(()) } else { Err(Reason::InternalInvariant) }
@@ -424,15 +346,14 @@ impl Egress<'_> {
         }
         let index = self.lane_for(hop, target, subscriber, size, pool, stats)?;
         let lane = &mut self.lanes[index];
-        let Some(buffer) = &mut lane.buffer else { return Err(Reason::InternalInvariant) };
-        let at = lane.end as usize;
-        let bytes = &mut buffer.bytes_mut()[at..at + LINE + padded];
+        let at = lane.lines.end() as usize;
+        let bytes = lane.lines.bytes_mut().get_mut(at..at + LINE + padded).ok_or(Reason::InternalInvariant)?;
         bytes[..LINE].copy_from_slice(message.as_bytes());
         // `offset` of a reference stands at byte 4 of `data`, which is byte 20 of the message.
         bytes[20..28].copy_from_slice(U64::new(2 * LINE as u64).as_bytes());
         bytes[LINE..LINE + payload.len()].copy_from_slice(payload);
         bytes[LINE + payload.len()..].fill(0);
-        lane.end = lane.frame_start + size;
+        lane.lines.go_on(lane.frame_start + size, 0);
         if !(self.close_frame(index, 1, stats) && self.start_frame(index)) {
             self.flush_closed(index, stats);
         }
@@ -465,22 +386,14 @@ impl Egress<'_> {
         pool: &mut Pool,
         stats: &mut WorkerStats,
     ) -> Result<usize, Reason> {
-        let Some(subscriber) = self.subscribers.get_mut(slot as usize).filter(|subscriber| subscriber.active) else {
-            return Err(Reason::TxSubmitFail);
-        };
-        if subscriber.in_use >= subscriber.credit {
-            return Err(Reason::TxCongestion);
-        }
-        let buffer = pool.get().ok_or(Reason::ArenaOom)?;
-        subscriber.in_use += 1;
+        let buffer = self.buffer_for(slot, pool)?;
         if self.open == self.lanes.len() {
             self.flush(0, stats);
         }
         let index = self.open;
-        self.open += 1;
+        self.set_open(index + 1);
         self.lane_of[entry] = u32::try_from(index).unwrap_or(CLOSED);
         self.lanes[index] = Lane {
-            buffer: Some(buffer),
             target,
             subscriber: slot,
             route: hop.route,
@@ -493,43 +406,73 @@ impl Egress<'_> {
                     ROUTE_DURABLE => FOR_LOG | IDENTIFIED,
                     _ => FOR_LOG,
                 },
-            first_ns: hop.now_ns,
             ..Lane::EMPTY
         };
+        self.lanes[index].begin(buffer, hop.now_ns);
         self.start_frame(index);
         Ok(index)
     }
 
-    /// Closes the frame being filled and starts the next; false if the lane had to be flushed for it.
-    pub(crate) fn next_frame(&mut self, index: usize, stats: &mut WorkerStats) -> bool {
+    /// A fresh buffer for a subscriber, counted against its credit.
+    #[inline]
+    fn buffer_for(&mut self, slot: u32, pool: &mut Pool) -> Result<Buffer, Reason> {
+        let Some(subscriber) = self.subscribers.get_mut(slot as usize).filter(|subscriber| subscriber.active) else {
+            return Err(Reason::TxSubmitFail);
+        };
+        if subscriber.in_use >= subscriber.credit {
+            return Err(Reason::TxCongestion);
+        }
+        let buffer = pool.get().ok_or(Reason::ArenaOom)?;
+        subscriber.in_use += 1;
+        Ok(buffer)
+    }
+
+    /// So many lanes are open.
+    fn set_open(&mut self, open: usize) {
+        self.open = open;
+        self.share = OPEN_BYTES / u32::try_from(open).unwrap_or(u32::MAX).max(1);
+    }
+
+    /// Closes the frame being filled and starts the next, in a fresh buffer if need be; false if there is none, and then the
+    /// lane is closed, too.
+    pub(crate) fn next_frame(&mut self, index: usize, now_ns: u64, pool: &mut Pool, stats: &mut WorkerStats) -> bool {
         let count = self.lanes[index].filling();
         if count == 0 {
-            return self.lanes[index].has_room(); // The frame being filled is still empty.
+            return self.lanes[index].lines.has_room(); // The frame being filled is still empty.
         }
         let more = self.close_frame(index, count, stats) && self.start_frame(index);
-        if !more {
+        more || self.next_buffer(index, now_ns, pool, stats)
+    }
+
+    /// Sends what a lane has and goes on in a fresh buffer, which costs less than to close it and to find its route again; false,
+    /// and it is closed, if there is none for its subscriber.
+    fn next_buffer(&mut self, index: usize, now_ns: u64, pool: &mut Pool, stats: &mut WorkerStats) -> bool {
+        let Ok(buffer) = self.buffer_for(self.lanes[index].subscriber, pool) else {
             self.flush_closed(index, stats);
-        }
-        more
+            return false;
+        };
+        self.send_lane(index, stats);
+        self.lanes[index].begin(buffer, now_ns);
+        self.seal_if_many();
+        self.start_frame(index)
     }
 
     /// Starts a frame behind the last one; false if the buffer has no room for it.
+    #[inline]
     pub(crate) fn start_frame(&mut self, index: usize) -> bool {
         let lane = &mut self.lanes[index];
-        let Some(buffer) = &lane.buffer else { return false };
-        let start = lane.end;
+        let start = lane.lines.end();
         let stride = u32::from(lane.stride);
         let largest = if stride == 0 { self.subscribers[lane.subscriber as usize].frame_bytes_max } else { stride };
         let full = stride != 0 && start >= FRAMES_PER_BUFFER * stride;
         // One frame always fits.
-        let share = OPEN_BYTES / u32::try_from(self.open).unwrap_or(u32::MAX).max(1);
-        if full || start + largest > BUFFER_BYTES_MAX.min(share.max(largest)).min(buffer.capacity()) {
+        if full || start + largest > BUFFER_BYTES_MAX.min(self.share.max(largest)).min(lane.lines.capacity()) {
             return false;
         }
         let identified = lane.marks & IDENTIFIED != 0;
         lane.frame_start = start;
-        lane.frame_limit = start + if identified { LINE_BYTES * (1 + forward::identified(largest)) } else { largest };
-        lane.end = start + LINE_BYTES;
+        let length = if identified { LINE_BYTES * (1 + forward::identified(largest)) } else { largest };
+        lane.lines.go_on(start + LINE_BYTES, start + length);
         true
     }
 
@@ -552,15 +495,13 @@ impl Egress<'_> {
         let route = route_of(stats, lane.route);
         route.due += u64::from(count);
         route.accepted += if lane.marks & LEADS != 0 { u64::from(count) } else { 0 };
-        let Some(buffer) = &mut lane.buffer else { return false };
-        let bytes = lane.end - lane.frame_start;
+        let bytes = lane.lines.end() - lane.frame_start;
         let fields = FrameFields { flags, route_id: lane.route_id, shard: lane.shard, ..FrameFields::default() };
-        let Ok((header, _)) = FrameHeader::mut_from_prefix(&mut buffer.bytes_mut()[lane.frame_start as usize..]) else {
-            return false;
-        };
+        let frame = lane.lines.bytes_mut().get_mut(lane.frame_start as usize..).unwrap_or_default();
+        let Ok((header, _)) = FrameHeader::mut_from_prefix(frame) else { return false };
         *header = fields.header(KIND_DATA, u16::try_from(count).unwrap_or(u16::MAX), bytes - LINE_BYTES);
         header.crc32c.set(behind); // until it is sealed: of what is behind the header, 0 if not known
-        lane.frame_start = lane.end;
+        lane.frame_start += bytes;
         if lane.stride == 0 {
             lane.stride = u16::try_from(bytes).unwrap_or(0); // a buffer has no more than 65,507
         }
@@ -579,15 +520,23 @@ impl Egress<'_> {
     /// Sends a lane whose frames are all closed. The lane that was opened last takes its place.
     pub(crate) fn flush_closed(&mut self, index: usize, stats: &mut WorkerStats) {
         self.send_lane(index, stats);
-        let lane = &self.lanes[index];
-        self.lane_of[usize::from(lane.owned) * self.targets + lane.target as usize] = CLOSED;
-        self.open -= 1;
+        self.place_lane(index, CLOSED);
+        self.set_open(self.open - 1);
         if index < self.open {
             self.lanes.swap(index, self.open);
-            let moved = &self.lanes[index];
-            self.lane_of[usize::from(moved.owned) * self.targets + moved.target as usize] =
-                u32::try_from(index).unwrap_or(CLOSED);
+            self.place_lane(index, u32::try_from(index).unwrap_or(CLOSED));
         }
+        self.seal_if_many();
+    }
+
+    /// Notes where a lane is from now on, or that it is closed.
+    #[inline]
+    fn place_lane(&mut self, index: usize, place: u32) {
+        let lane = &self.lanes[index];
+        self.lane_of[usize::from(lane.owned) * self.targets + lane.target as usize] = place;
+    }
+
+    fn seal_if_many(&mut self) {
         if self.unsealed >= seal::TOGETHER {
             self.seal_queued(); // now, while it is in cache
         }
@@ -597,14 +546,16 @@ impl Egress<'_> {
     #[inline(always)]
     fn send_lane(&mut self, index: usize, stats: &mut WorkerStats) {
         let lane = &mut self.lanes[index];
-        let Some(mut buffer) = lane.buffer.take() else { return };
+        let Some(mut buffer) = lane.lines.take() else { return };
         let subscriber = &self.subscribers[lane.subscriber as usize];
         let place = lane.subscriber as usize * self.owned + usize::from(lane.owned);
         let stream = &mut self.streams[place];
         let sent_ns = lane.first_ns.wrapping_add(self.unix_offset_ns);
         let (len, stride) = (lane.frame_start, u32::from(lane.stride));
+        let mut frames = 0; // 64 at most
         for frame in buffer.bytes_mut()[..len as usize].chunks_mut(stride.max(LINE_BYTES) as usize) {
             seal::number(frame, subscriber, stream, sent_ns);
+            frames += 1;
         }
         let destination = port_of(&subscriber.endpoint, lane.shard);
         let flight = InFlight {
@@ -613,7 +564,7 @@ impl Egress<'_> {
             route: lane.route,
             copies: lane.copies.into(),
             bytes: len,
-            frames: u16::try_from(len.div_ceil(stride.max(1))).unwrap_or(u16::MAX), // 64 at most
+            frames,
             for_log: lane.marks & FOR_LOG != 0,
             first_ns: lane.first_ns,
         };
@@ -648,30 +599,39 @@ impl Egress<'_> {
         self.unsealed += 1;
     }
 
-    /// Flushes the lanes whose oldest message waited `window_ns` or longer.
+    /// Flushes the lanes whose oldest message waited `window_ns` or longer, in the order in which they were opened.
     pub fn flush_due(&mut self, now_ns: u64, window_ns: u64, stats: &mut WorkerStats) {
-        let mut index = 0;
-        while index < self.open {
+        let (open, mut kept) = (self.open, 0);
+        for index in 0..open {
             if now_ns.saturating_sub(self.lanes[index].first_ns) >= window_ns {
-                self.flush(index, stats);
+                let count = self.lanes[index].filling();
+                if count > 0 {
+                    self.close_frame(index, count, stats);
+                }
+                self.send_lane(index, stats);
+                self.place_lane(index, CLOSED);
+                self.seal_if_many();
             } else {
-                index += 1;
+                self.lanes.swap(index, kept);
+                self.place_lane(kept, u32::try_from(kept).unwrap_or(CLOSED));
+                kept += 1;
             }
         }
+        self.set_open(kept);
     }
 
     /// Gives up every open frame. Their copies are no longer held.
     pub fn abandon(&mut self, pool: &mut Pool) {
         for lane in self.lanes.iter_mut() {
-            let lane = core::mem::replace(lane, Lane::EMPTY);
-            if let Some(buffer) = lane.buffer {
+            let mut lane = core::mem::replace(lane, Lane::EMPTY);
+            if let Some(buffer) = lane.lines.take() {
                 pool.put(buffer);
                 let subscriber = &mut self.subscribers[lane.subscriber as usize];
                 subscriber.in_use = subscriber.in_use.saturating_sub(1);
             }
         }
         self.lane_of.fill(CLOSED);
-        self.open = 0;
+        self.set_open(0);
     }
 
     /// Copies in open frames, queued or in flight, counted one by one.

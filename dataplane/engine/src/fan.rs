@@ -4,9 +4,16 @@
 //! No fan outlives its burst: at the end of it every message is in open frames, as if it had been copied at once. So
 //! windows, swaps, removals and ledgers know nothing of fans, only a panic does.
 
-use crate::egress::{CLOSED, Egress, Hop, LINE_BYTES, Lane, refuse_copies};
+use crate::{
+    egress::{CLOSED, Egress, Hop, LINE_BYTES, refuse_copies},
+    lane::Lane,
+};
 use tachyon_driver_api::Pool;
-use tachyon_kernels::{Path, crc, prefetch_write};
+use tachyon_kernels::{
+    Path,
+    copy::{self, Line},
+    crc, prefetch_write_lines,
+};
 use tachyon_policy::{Ruleset, Verdict};
 use tachyon_wire::{LINE, Message, Reason, counters::WorkerStats, image::Target};
 use zerocopy::IntoBytes;
@@ -19,9 +26,6 @@ pub const FANS: usize = 64;
 
 /// Crcs that are known at a time: as many as there are sizes of frames among the targets of a route, about.
 const KNOWN: usize = 8;
-
-/// A message as the bytes that it is.
-pub(crate) type Line = [u8; LINE];
 
 /// Messages of one route and shard, in order.
 #[derive(Clone, Debug)]
@@ -40,13 +44,27 @@ impl Fan {
     /// A fan that is not in use.
     pub const EMPTY: Self = Self { count: 0, route: 0, fan_out: 0, shard: 0, owned: 0, lines: [[0; LINE]; TOGETHER] };
 
-    /// Adds a message; false if it is full.
+    /// The line of its next message; none if it is full.
     #[inline(always)]
-    fn push(&mut self, message: &Message) -> bool {
-        let Some(line) = self.lines.get_mut(self.count as usize) else { return false };
-        line.copy_from_slice(message.as_bytes());
+    fn next_line(&mut self) -> Option<&mut Line> {
+        let line = self.lines.get_mut(self.count as usize)?;
         self.count += 1;
-        true
+        Some(line)
+    }
+}
+
+/// The fans that some verdicts lead to.
+struct OpenFans<'e> {
+    fan_of: &'e [u32],
+    fans: &'e mut [Fan],
+}
+
+impl copy::Places<Verdict> for OpenFans<'_> {
+    #[inline(always)]
+    fn next(&mut self, verdict: Verdict) -> Option<&mut Line> {
+        let index = *self.fan_of.get(verdict.plain_route() as usize)?;
+        // A closed fan's index is past all fans.
+        self.fans.get_mut(index as usize)?.next_line()
     }
 }
 
@@ -79,20 +97,12 @@ impl<'a> Fans<'a> {
 
     /// Adds messages to the fans of their routes, up to the first that is refused or whose route has no fan with room;
     /// returns how many.
-    // Not inlined, so that the loop has the registers for itself.
-    #[inline(never)]
-    pub(crate) fn add_run(&mut self, owned: u16, messages: &[Message], verdicts: &[Verdict]) -> usize {
+    #[inline]
+    pub(crate) fn add_run(&mut self, path: Path, owned: u16, messages: &[Message], verdicts: &[Verdict]) -> usize {
         let row = usize::from(owned) * self.routes;
         let fan_of = self.fan_of.get(row..row + self.routes).unwrap_or_default();
-        for (count, (message, verdict)) in messages.iter().zip(verdicts).enumerate() {
-            let Some(index) = fan_of.get(verdict.plain_route() as usize) else { return count };
-            // A closed fan's index is past all fans.
-            let Some(fan) = self.fans.get_mut(*index as usize) else { return count };
-            if !fan.push(message) {
-                return count;
-            }
-        }
-        messages.len()
+        let mut fans = OpenFans { fan_of, fans: self.fans };
+        copy::copy_lines(path, messages.as_bytes().as_chunks().0, verdicts, &mut fans)
     }
 
     /// Makes room for a message of this route; false if its routes have no fans.
@@ -169,16 +179,12 @@ impl Lane {
     /// Appends lines to the frame being filled, as many as it has room for; returns how many.
     #[inline]
     fn append_many(&mut self, lines: &[Line], first: u32) -> usize {
-        let empty = self.end == self.frame_start + LINE_BYTES;
-        let room = (self.frame_limit.saturating_sub(self.end) / LINE_BYTES) as usize;
-        let lines = lines.get(..room).unwrap_or(lines);
-        let at = self.end as usize;
-        let place = self.buffer.as_mut().and_then(|buffer| buffer.bytes_mut().get_mut(at..at + lines.len() * LINE));
-        let Some(place) = place else { return 0 };
-        place.copy_from_slice(lines.as_flattened());
-        self.end += u32::try_from(lines.len() * LINE).unwrap_or(0);
+        let empty = self.lines.end() == self.frame_start + LINE_BYTES;
+        let places = self.lines.next_lines(lines.len());
+        let count = places.len();
+        places.copy_from_slice(&lines[..count]);
         self.first = if empty { first } else { self.first };
-        lines.len()
+        count
     }
 }
 
@@ -219,14 +225,9 @@ impl Egress<'_> {
     /// Asks for the lines that a target's messages will go to.
     #[inline]
     fn prefetch(&self, owned: u16, target: u32, lines: usize) {
-        let entry = usize::from(owned) * self.targets + target as usize;
-        let index = self.lane_of.get(entry).map_or(CLOSED, |index| *index);
-        if let Some(lane) = self.lanes.get(index as usize)
-            && let Some(buffer) = &lane.buffer
-        {
-            for line in 0..=lines {
-                prefetch_write(buffer.bytes(), lane.end as usize + line * LINE);
-            }
+        if let Some(lane) = self.lanes.get(self.lane_of(owned, target) as usize) {
+            let ahead = lane.lines.bytes().get(lane.lines.end() as usize..).unwrap_or_default().as_chunks().0;
+            prefetch_write_lines(ahead.get(..=lines).unwrap_or(ahead));
         }
     }
 
@@ -245,7 +246,7 @@ impl Egress<'_> {
         stats: &mut WorkerStats,
     ) -> Result<usize, Reason> {
         let mut index = self.lane(hop, target, subscriber, pool, stats)?;
-        if !self.lanes[index].has_room() && !self.next_frame(index, stats) {
+        if !self.lanes[index].lines.has_room() && !self.next_frame(index, hop.now_ns, pool, stats) {
             index = self.lane(hop, target, subscriber, pool, stats)?;
         }
         match self.lanes[index].append_many(lines, first) {
@@ -267,8 +268,8 @@ impl Egress<'_> {
         if self.subscribers.get(lane.subscriber as usize).is_none_or(|subscriber| subscriber.tagged) {
             return 0;
         }
-        let lines = lane.frame_start as usize + LINE..lane.end as usize;
-        let bytes = lane.buffer.as_ref().and_then(|buffer| buffer.bytes().get(lines)).unwrap_or_default();
+        let behind = lane.frame_start as usize + LINE..lane.lines.end() as usize;
+        let bytes = lane.lines.bytes().get(behind).unwrap_or_default();
         self.bodies.crc(self.path, first, count, bytes)
     }
 }

@@ -3,7 +3,10 @@
 //! Identities stand behind a frame's messages, and how many those will be is known only when it is closed. So they wait
 //! where they stand if the frame gets full, and move up if it does not.
 
-use crate::egress::{Egress, Hop, LINE_BYTES, Lane, refuse_copies};
+use crate::{
+    egress::{Egress, Hop, LINE_BYTES, refuse_copies},
+    lane::Lane,
+};
 use tachyon_driver_api::Pool;
 use tachyon_wire::{
     Frame, LINE, Message, Reason,
@@ -101,7 +104,7 @@ impl Egress<'_> {
             return Err(Reason::TxSubmitFail);
         }
         let mut index = self.lane(hop, target, subscriber, pool, stats)?;
-        if !self.lanes[index].has_room() && !self.next_frame(index, stats) {
+        if !self.lanes[index].lines.has_room() && !self.next_frame(index, hop.now_ns, pool, stats) {
             index = self.lane(hop, target, subscriber, pool, stats)?;
         }
         self.lanes[index].append_identified(message, identity).ok_or(Reason::InternalInvariant)
@@ -129,16 +132,15 @@ impl Egress<'_> {
         }
         let index = self.lane_for(hop, target, subscriber, size, pool, stats)?;
         let lane = &mut self.lanes[index];
-        let Some(buffer) = &mut lane.buffer else { return Err(Reason::InternalInvariant) };
-        let at = lane.end as usize;
-        let body = buffer.bytes_mut().get_mut(at..at + BEFORE - LINE + padded).ok_or(Reason::InternalInvariant)?;
+        let at = lane.lines.end() as usize;
+        let body = lane.lines.bytes_mut().get_mut(at..at + BEFORE - LINE + padded).ok_or(Reason::InternalInvariant)?;
         body.fill(0);
         body[..LINE].copy_from_slice(message.as_bytes());
         // `offset` of a reference stands at byte 4 of `data`, which is byte 20 of the message.
         body[20..28].copy_from_slice(U64::new(BEFORE as u64).as_bytes());
         body[LINE..LINE + IDENTITY].copy_from_slice(identity.as_bytes());
         body[2 * LINE..2 * LINE + payload.len()].copy_from_slice(payload);
-        lane.end = lane.frame_start + size;
+        lane.lines.go_on(lane.frame_start + size, 0);
         if !(self.close_flagged(index, 1, PROVENANCE, stats) && self.start_frame(index)) {
             self.flush_closed(index, stats);
         }
@@ -149,25 +151,21 @@ impl Egress<'_> {
 impl Lane {
     /// Appends a message and, where it stands in a full frame, its identity.
     fn append_identified(&mut self, message: &Message, identity: &Provenance) -> Option<()> {
-        let (at, place) = (self.end as usize, self.frame_limit as usize + self.filling() as usize * IDENTITY);
-        let bytes = self.buffer.as_mut()?.bytes_mut();
-        bytes.get_mut(place..place + IDENTITY)?.copy_from_slice(identity.as_bytes());
-        bytes.get_mut(at..at + LINE)?.copy_from_slice(message.as_bytes());
-        self.end += LINE_BYTES;
+        let place = self.lines.limit() as usize + self.filling() as usize * IDENTITY;
+        self.lines.bytes_mut().get_mut(place..place + IDENTITY)?.copy_from_slice(identity.as_bytes());
+        self.lines.next_line()?.copy_from_slice(message.as_bytes());
         Some(())
     }
 
     /// Moves the identities of a frame's messages up behind the last of them, with zeros up to a whole line.
     pub(crate) fn close_identified(&mut self) {
-        let (count, from, to) = (self.filling() as usize, self.frame_limit as usize, self.end as usize);
+        let (count, from, to) = (self.filling() as usize, self.lines.limit() as usize, self.lines.end() as usize);
         let end = to + provenance_lines(count) * LINE;
-        if let Some(bytes) =
-            self.buffer.as_mut().and_then(|buffer| buffer.bytes_mut().get_mut(..from.max(to) + end - to))
-        {
+        if let Some(bytes) = self.lines.bytes_mut().get_mut(..from.max(to) + end - to) {
             bytes.copy_within(from..from + count * IDENTITY, to);
             bytes[to + count * IDENTITY..end].fill(0);
         }
-        self.end = u32::try_from(end).unwrap_or(self.end); // inside a buffer
+        self.lines.go_on(u32::try_from(end).unwrap_or(u32::MAX), 0); // inside a buffer
     }
 }
 

@@ -6,8 +6,9 @@
 //! logs and panics nowhere; without `alloc` in reach it could not even say `Vec`. It deliberately does not decide what is
 //! allowed: that is `policy`.
 //!
-//! The packet's way: [`worker`] (the turn) → [`ingress`] (frame checks, sessions, windows) → `policy::govern` →
-//! [`egress`] (copies into frames per subscriber, by `fan` where a route has several targets) → `seal` → the driver.
+//! The packet's way: [`worker`] (the turn) → `stage` (some frames at a time) → [`ingress`] (frame checks, sessions,
+//! windows) → `policy::govern` → [`egress`] (copies into frames per subscriber, by `fan` where a route has several targets)
+//! → `seal` → the driver.
 #![no_std]
 #![forbid(unsafe_code)]
 #[cfg(feature = "setup")]
@@ -20,6 +21,7 @@ pub mod host;
 pub mod ingress;
 pub mod inspect;
 pub mod kept;
+pub mod lane;
 pub mod limits;
 mod logged;
 pub mod pressure;
@@ -28,6 +30,7 @@ mod record;
 pub mod reply;
 mod restore;
 mod seal;
+mod stage;
 pub mod stream;
 pub mod tap;
 pub mod window;

@@ -1,10 +1,11 @@
 //! How large everything is, and the memory for it, handed in once.
 
 use crate::{
-    egress::{InFlight, Lane, Subscriber},
+    egress::{InFlight, Subscriber},
     fan::Fan,
     ingress::Session,
     kept::{Held, Pending},
+    lane::Lane,
     reply::KeptNack,
     stream::Stream,
     window::Window,

@@ -12,6 +12,7 @@ use crate::{
     ready::{Ready, Tokens},
     record::{Filled, Record},
     reply::{self, Due, Replies},
+    stage::{self, Frames, STAGE, Stage, Waiting},
     tap::{NoTap, Tap},
 };
 use arrayvec::ArrayVec;
@@ -31,12 +32,6 @@ use tachyon_wire::{
 const COMMANDS_PER_TURN: usize = 4;
 /// The commands of a turn.
 type Commands = ArrayVec<Command, COMMANDS_PER_TURN>;
-/// Frames that are checked, and their topics prefetched, before the first of them is judged; fewer if they have
-/// [`STAGE_BYTES`] before.
-const STAGE: usize = 8;
-/// Bytes of such frames, about: 4 frames of 22 messages touch 176 lines of state. That is something to hide a miss behind,
-/// and enough tags to make at once, and little enough that the first is still in L1 when its turn comes.
-const STAGE_BYTES: usize = 4 * 1_472;
 /// Full buffers that are sent before the burst is at its end: 256 KiB at most, so that what comes back of them is used again
 /// while it is still in L2.
 const SENT_EARLY: usize = 4;
@@ -106,6 +101,7 @@ impl<'a, Q: RxQueue + TxQueue, H: Host, T: Tap> Worker<'a, Q, H, T> {
             lanes: memory.lanes,
             targets: limits.targets_max as usize,
             open: 0,
+            share: 0,
             ready: Ready::new(memory.ready),
             in_flight: memory.in_flight,
             tokens: Tokens::new(memory.tokens),
@@ -198,7 +194,7 @@ impl<'a, Q: RxQueue + TxQueue, H: Host, T: Tap> Worker<'a, Q, H, T> {
     fn judge_burst(&mut self, now_ns: u64, commands: &Commands, work: &mut Work) -> (Intake, Filled) {
         // Counted before any of it is looked at, so that whatever happens it was seen.
         for item in &self.received {
-            self.stats.counters.frames_seen += frames_of(item).count() as u64;
+            self.stats.counters.frames_seen += stage::frames_in(item);
             self.stats.counters.bytes_received += u64::from(item.len);
         }
         let sendable = self.pool.total().saturating_sub(self.limits.receive_buffers as usize);
@@ -420,16 +416,13 @@ impl<'a, Q: RxQueue + TxQueue, H: Host, T: Tap> Worker<'a, Q, H, T> {
     }
 }
 
-/// A frame of the stage: whose buffer it is in, and the place of its shard among the worker's.
-struct Waiting<'f> {
-    item: &'f Received,
-    /// Its place in the burst.
-    place: usize,
-    bytes: &'f [u8],
-    owned: u16,
+/// What became of a frame's messages on their way out.
+struct Dispatched {
+    /// Copied onto direct routes, and not counted yet.
+    copied: u64,
+    refused: u64,
+    first_refused: Option<u8>,
 }
-
-type Stage<'f> = ArrayVec<Waiting<'f>, STAGE>;
 
 /// What judging one burst works with.
 struct Burst<'b, 'a, 'r, Q> {
@@ -463,23 +456,26 @@ impl<'a, 'r, Q: TxQueue> Burst<'_, 'a, 'r, Q> {
     /// Judges a burst, a stage of frames at a time: all of them are checked first, so that what judging the first will touch
     /// is in cache by the time the last was checked.
     fn judge(&mut self, received: &[Received], verdicts: &mut [Verdict; MESSAGES_MAX]) {
-        let items = received.iter().enumerate();
-        let mut frames = items.flat_map(|(place, item)| frames_of(item).map(move |bytes| (place, item, bytes)));
+        let mut frames = Frames::of(received);
         let mut found = [Found::NONE; STAGE];
         let (mut stage, mut ahead) = (&mut Stage::new(), &mut Stage::new());
         self.next_stage(&mut frames, ahead);
         while !ahead.is_empty() {
             core::mem::swap(&mut stage, &mut ahead);
-            // What checking the next stage will read is asked for before this one is judged.
+            // Before this one is judged.
             self.next_stage(&mut frames, ahead);
             let found = &mut found[..stage.len()];
+            let mut tagged = false;
             for (Waiting { item, bytes, owned, .. }, found) in stage.iter().zip(&mut *found) {
                 self.ingress.find(bytes, item.shard, (*owned).into(), &item.source, found);
                 if found.refused.is_none() {
+                    tagged |= found.is_tagged();
                     tachyon_policy::prefetch(found.frame.messages, self.tables, item.shard);
                 }
             }
-            self.ingress.check_tags(found);
+            if tagged {
+                self.ingress.check_tags(found);
+            }
             for (waiting, found) in stage.iter().zip(&mut *found) {
                 if let Err(refused) = self.ingress.settle(found) {
                     found.refused = Some(refused.reason);
@@ -502,24 +498,14 @@ impl<'a, 'r, Q: TxQueue> Burst<'_, 'a, 'r, Q> {
         }
     }
 
-    /// The next frames that are judged together.
+    /// The next frames that are judged together; what checking them will read is asked for.
     #[inline]
-    fn next_stage<'f>(
-        &self,
-        frames: &mut impl Iterator<Item = (usize, &'f Received, &'f [u8])>,
-        stage: &mut Stage<'f>,
-    ) {
-        stage.clear();
-        let mut left = STAGE_BYTES;
-        while left > 0
-            && !stage.is_full()
-            && let Some((place, item, bytes)) = frames.next()
-        {
+    fn next_stage<'f>(&self, frames: &mut Frames<'f>, stage: &mut Stage<'f>) {
+        frames.next_stage(stage, |item, bytes| {
             let owned = self.owned(item.shard);
             self.ingress.prefetch(bytes, owned.into());
-            stage.push(Waiting { item, place, bytes, owned });
-            left = left.saturating_sub(bytes.len());
-        }
+            owned
+        });
     }
 
     /// A shard's place among those of this worker; past the last for one that is another's.
@@ -530,23 +516,13 @@ impl<'a, 'r, Q: TxQueue> Burst<'_, 'a, 'r, Q> {
 
     /// Judges the messages of one admitted frame and copies what is accepted.
     fn judge_frame(&mut self, found: &Found<'_>, waiting: &Waiting<'_>, verdicts: &mut [Verdict; MESSAGES_MAX]) {
-        let (shard, source) = (waiting.item.shard, waiting.item.source);
+        let (shard, source) = (waiting.item.shard, &waiting.item.source);
         let Found { frame, session, window, .. } = found;
         let counters = &mut self.stats.counters;
         counters.frames_admitted += 1;
         counters.messages_seen += frame.messages.len() as u64;
         let verdicts = &mut verdicts[..frame.messages.len()];
-        let context = FrameContext {
-            publisher: &self.ingress.session(*session).publisher,
-            authenticated: frame.is_authenticated(),
-            shard,
-            lane_refs_allowed: false,
-        };
-        let demands = &mut *self.demands;
-        let mut demand = |demand| {
-            let _ = demands.try_push(demand);
-        };
-        tachyon_policy::govern(&self.inputs, &context, frame.messages, self.tables, verdicts, &mut demand);
+        self.govern(found, shard, verdicts);
         let withheld = self.meet_log(found, waiting, verdicts);
         let refused = self.dispatch(frame, verdicts, shard, waiting.owned).or(withheld);
         if let Some(reason) = refused {
@@ -554,7 +530,7 @@ impl<'a, 'r, Q: TxQueue> Burst<'_, 'a, 'r, Q> {
             self.ingress.window(*window).mark_refused(epoch, id);
             self.count_refused(frame, verdicts);
             if frame.header.flags.get() & ACK_WANTED != 0 {
-                self.keep_nack(found, verdicts, reason, shard, source);
+                self.keep_nack(found, verdicts, reason, shard, *source);
             }
         }
         if frame.header.flags.get() & ACK_WANTED != 0 {
@@ -562,12 +538,28 @@ impl<'a, 'r, Q: TxQueue> Burst<'_, 'a, 'r, Q> {
                 session: *session,
                 window: *window,
                 shard,
-                destination: source,
+                destination: *source,
                 nack_of: None,
                 class: CLASS_ADMITTED,
             };
             self.replies.note(self.ingress.window(*window), due);
         }
+    }
+
+    /// Judges a frame's messages and does nothing else, so that judging has the registers for itself.
+    #[inline(never)]
+    fn govern(&mut self, found: &Found<'_>, shard: u16, verdicts: &mut [Verdict]) {
+        let context = FrameContext {
+            publisher: &self.ingress.session(found.session).publisher,
+            authenticated: found.frame.is_authenticated(),
+            shard,
+            lane_refs_allowed: false,
+        };
+        let demands = &mut *self.demands;
+        let mut demand = |demand| {
+            let _ = demands.try_push(demand);
+        };
+        tachyon_policy::govern(&self.inputs, &context, found.frame.messages, self.tables, verdicts, &mut demand);
     }
 
     /// An ack is due again, and one for each class of the log that has something to say of the window.
@@ -650,27 +642,60 @@ impl<'a, 'r, Q: TxQueue> Burst<'_, 'a, 'r, Q> {
             Ok(ruleset) if frame.payload.is_empty() => ruleset.direct_routes(),
             _ => 0,
         };
-        let (mut copied, mut refused, mut first_refused, mut at) = (0, 0, None, 0);
-        loop {
-            let run = self.egress.append_all(owned, direct, &frame.messages[at..], &verdicts[at..], self.stats);
-            (copied, at) = (copied + run as u64, at + run);
-            // What waits for the log is copied when the log has it.
-            let passed = |verdict: &&Verdict| verdict.is_unrouted() || verdict.is_durable();
-            at += verdicts[at..].iter().take_while(passed).count();
-            let Some(verdict) = verdicts.get(at) else { break };
-            if verdict.is_accepted() {
+        let run = self.egress.append_run(owned, direct, frame.messages, verdicts);
+        let mut done = Dispatched { copied: run as u64, refused: 0, first_refused: None };
+        if run < verdicts.len() {
+            self.dispatch_rest(frame, verdicts, direct, run, (shard, owned), &mut done);
+        }
+        let counters = &mut self.stats.counters;
+        counters.messages_accepted += frame.messages.len() as u64 - done.refused;
+        counters.copies_due += done.copied;
+        counters.copies_held += done.copied;
+        done.first_refused
+    }
+
+    /// The same from the message at `at` on, which has no room in an open frame of a direct route.
+    #[inline(never)]
+    fn dispatch_rest(
+        &mut self,
+        frame: &Frame<'_>,
+        verdicts: &[Verdict],
+        direct: u32,
+        mut at: usize,
+        (shard, owned): (u16, u16),
+        done: &mut Dispatched,
+    ) {
+        while let Some(&verdict) = verdicts.get(at) {
+            let target = verdict.plain_route();
+            if target < direct {
+                if self.make_room(target, shard, owned) {
+                    let run = self.egress.append_run(owned, direct, &frame.messages[at..], &verdicts[at..]);
+                    (done.copied, at) = (done.copied + run as u64, at + run);
+                } else {
+                    at += 1; // Charged.
+                }
+            } else if verdict.is_unrouted() || verdict.is_durable() {
+                at += 1; // What waits for the log is copied when the log has it.
+            } else if verdict.is_accepted() {
                 at = self.dispatch_others(frame, verdicts, at, shard, owned);
             } else {
-                refused += 1;
-                first_refused = first_refused.or(Some(verdict.reason()));
+                done.refused += 1;
+                done.first_refused = done.first_refused.or(Some(verdict.reason()));
                 at += 1;
             }
         }
-        let counters = &mut self.stats.counters;
-        counters.messages_accepted += frame.messages.len() as u64 - refused;
-        counters.copies_due += copied;
-        counters.copies_held += copied;
-        first_refused
+    }
+
+    /// Whether there is an open frame with room for a message of a direct route by now; if not, the message is charged.
+    #[inline]
+    fn make_room(&mut self, route: u32, shard: u16, owned: u16) -> bool {
+        let Self { now_ns, inputs, egress, pool, stats, .. } = self;
+        if egress.make_room(owned, route, *now_ns, pool, stats) {
+            return true;
+        }
+        let found = inputs.ruleset.as_ref().ok().and_then(|ruleset| ruleset.route(route));
+        let Some((rule, [subscriber])) = found else { return false };
+        egress.open_direct(Hop { now_ns: *now_ns, shard, owned, route, rule }, subscriber.get(), pool, stats)
     }
 
     /// Copies the accepted message at `at`, and perhaps those behind it, where that is more than to append it to the one
@@ -704,7 +729,7 @@ impl<'a, 'r, Q: TxQueue> Burst<'_, 'a, 'r, Q> {
         let withheld = verdicts[at].is_withheld().then(|| self.intake.reason());
         let plain = frame.payload.is_empty() && withheld.is_none();
         if plain {
-            let run = self.fans.add_run(hop.owned, &frame.messages[at..], &verdicts[at..]);
+            let run = self.fans.add_run(self.egress.path, hop.owned, &frame.messages[at..], &verdicts[at..]);
             if run > 0 {
                 return at + run;
             }
@@ -714,7 +739,7 @@ impl<'a, 'r, Q: TxQueue> Burst<'_, 'a, 'r, Q> {
             fans.spread_route(hop.owned, hop.route, &mut with);
             with.egress.dispatch_rare(hop, targets, frame, message, withheld, with.pool, with.stats);
         } else if fans.make_room(&hop, targets.len(), &mut with) {
-            return at + fans.add_run(hop.owned, &frame.messages[at..], &verdicts[at..]).max(1);
+            return at + fans.add_run(with.egress.path, hop.owned, &frame.messages[at..], &verdicts[at..]).max(1);
         } else {
             with.egress.dispatch(hop, targets, message, with.pool, with.stats);
         }
@@ -777,12 +802,4 @@ impl<'a, 'r, Q: TxQueue> Burst<'_, 'a, 'r, Q> {
     fn refuse_frame(&mut self, reason: Reason) {
         self.stats.counters.frames_refused[reason.index()] += 1;
     }
-}
-
-/// The frames of one buffer. A carrier without a byte carries one frame, an empty one, so that it is counted and refused.
-#[inline]
-fn frames_of(item: &Received) -> impl Iterator<Item = &[u8]> {
-    let bytes = item.buffer.bytes().get(item.offset as usize..).unwrap_or_default();
-    let bytes = bytes.get(..item.len as usize).unwrap_or_default();
-    bytes.chunks(item.stride.max(1) as usize).chain(bytes.is_empty().then_some(bytes))
 }
