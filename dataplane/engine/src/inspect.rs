@@ -38,4 +38,15 @@ impl<Q: RxQueue + TxQueue, H: Host, T: Tap> Worker<'_, Q, H, T> {
         let (seen, refused) = (frames.map(|Frames { seen, .. }| seen), frames.map(|Frames { refused, .. }| refused));
         Some(WindowState { epoch: window.epoch, top, seen, refused })
     }
+
+    /// Buffers the worker cannot account for: its pool's total less those that are free, received, open, queued, in
+    /// flight or with the device. Zero, always.
+    #[must_use]
+    pub fn buffers_missing(&self) -> i64 {
+        let egress = &self.egress;
+        let queued = egress.open + egress.ready.len() + egress.pending.len();
+        let here = self.pool.free() + self.received.len() + queued + self.kept.held();
+        let count = |buffers: usize| i64::try_from(buffers).unwrap_or(i64::MAX);
+        count(self.pool.total()) - count(here + self.queue.held())
+    }
 }

@@ -60,7 +60,7 @@ pub struct Work {
 #[derive(Debug)]
 pub struct Worker<'a, Q, H, T = NoTap> {
     pub(crate) limits: Limits,
-    queue: Q,
+    pub(crate) queue: Q,
     pub(crate) host: H,
     pub(crate) tap: T,
     pub(crate) pool: Pool,
@@ -402,17 +402,6 @@ impl<'a, Q: RxQueue + TxQueue, H: Host, T: Tap> Worker<'a, Q, H, T> {
     #[must_use]
     pub fn into_parts(self) -> (Q, Pool) {
         (self.queue, self.pool)
-    }
-
-    /// Buffers the worker cannot account for: its pool's total less those that are free, received, open, queued, in
-    /// flight or with the device. Zero, always.
-    #[must_use]
-    pub fn buffers_missing(&self) -> i64 {
-        let egress = &self.egress;
-        let queued = egress.open + egress.ready.len() + egress.pending.len();
-        let here = self.pool.free() + self.received.len() + queued + self.kept.held();
-        let count = |buffers: usize| i64::try_from(buffers).unwrap_or(i64::MAX);
-        count(self.pool.total()) - count(here + self.queue.held())
     }
 }
 
