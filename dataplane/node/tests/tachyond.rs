@@ -154,7 +154,8 @@ fn a_senders_quota_follows_its_traffic_from_worker_to_worker() {
     let mut node = Node::start(&folder.0, free_base(), 2, "");
     node.hear("\"ready\"");
     let (mut control, _, stats) = node.connect();
-    let quota = Quota::new(1_000, 1_000_000_000, 4).unwrap(); // 1,000 a second, so 500 on each worker at first
+    // 1,000 a second, so 500 on each worker at first, and at once what comes together where a thread has to wait for its core.
+    let quota = Quota::new(1_000, 1_000_000_000, 100).unwrap();
     control.call(&ruleset(&rules(5, quota))).unwrap();
     control.call(&session(1)).unwrap();
     let out = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -179,7 +180,7 @@ fn a_senders_quota_follows_its_traffic_from_worker_to_worker() {
     // A slow host offers less in that time than the quota is.
     let possible = allowed.min(after.messages_seen - before.messages_seen);
     assert!(passed > possible * 7 / 10, "{passed} of {possible} passed: the quota did not move");
-    assert!(passed < allowed * 11 / 10 + 10, "{passed} of {allowed} passed: more than the quota");
+    assert!(passed < allowed * 11 / 10 + 110, "{passed} of {allowed} passed: more than the quota");
     assert_eq!(stats.read_counters(0).unwrap().messages_seen, 0);
 }
 

@@ -8,7 +8,8 @@
 //!
 //! Each socket registers the worker's memory for itself, so that one can be closed and opened without the others; without
 //! `CAP_IPC_LOCK` each of them counts against `RLIMIT_MEMLOCK`, and so does one more, by which is seen that a device let
-//! go. A packet in several pieces (longer than a page, roughly) comes in as many buffers and is copied behind its first piece; all others are never copied by us.
+//! go. A packet in several pieces (longer than a page, roughly) comes in as many buffers and is copied behind its first piece;
+//! all others are never copied by us.
 //!
 //! Closing a socket brings everything back that the kernel had, after a device with zero copy let go of it. One thing is left:
 //! some devices (virtio) send from our pages in copy mode too, so what was on its way when its socket was closed, and ended

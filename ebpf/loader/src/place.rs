@@ -91,8 +91,8 @@ mod tests {
         let pins = std::env::temp_dir().join(format!("tachyon-pins-{}", std::process::id()));
         let own = (geteuid().as_raw(), getegid().as_raw());
         fs::create_dir_all(pins.join("eth0:1")).unwrap();
-        // What a link to nothing points to cannot be given away; the link itself can.
-        symlink(pins.join("nothing"), pins.join("eth0:1/link")).unwrap();
+        // Where a link to itself points to cannot be given away; the link itself can.
+        symlink("link", pins.join("eth0:1/link")).unwrap();
         give_to(&pins, "eth0.1", &["counters", "link"], own).unwrap();
         symlink(pins.join("eth0:1"), pins.join("eth1")).unwrap();
         give_to(&pins, "eth1", &["link"], own).unwrap_err();
