@@ -74,6 +74,7 @@ impl Outcome {
             offered_frames: self.offered.frames,
             send_errors: self.offered.send_errors,
             frames_per_run_max: 1,
+            copies_per_frame_max: MESSAGES.into(),
             copies_received: self.heard.copies,
             gap_frames: self.gaps,
             subscriber_overflow: 0,
