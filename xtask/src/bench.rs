@@ -11,7 +11,7 @@ mod overload;
 mod relay;
 mod xdp;
 
-use crate::node;
+use crate::{Build, node};
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use serde_json::{Value, json};
@@ -79,7 +79,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
 
 /// Runs the load generator to its end; returns its report, whether or not it adds up.
 fn load(words: &[String]) -> Result<Value> {
-    let output = node::load()
+    let output = node::load(Build::Release)
         .args(["--topics", "4096", "--sessions", "4", "--senders", "32"])
         .args(words)
         .stderr(Stdio::inherit())

@@ -2,7 +2,7 @@
 //! makes of both files.
 
 use crate::{
-    install, node,
+    Build, install, node,
     node::{Node, Start},
     root,
 };
@@ -24,7 +24,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     ensure!(install::has_dpdk(), "capture files are read through DPDK: apt-get install libdpdk-dev libclang-dev");
     node::build(&[], args.json)?;
-    let result = round_trip(args.keep.as_deref())?;
+    let result = round_trip(Build::Release, args.keep.as_deref())?;
     if args.json {
         println!("{result}");
     } else {
@@ -34,10 +34,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// One file through a node, checked.
-pub(crate) fn round_trip(keep: Option<&Path>) -> Result<Value> {
-    let node = Node::start(&Start { files: "capture", values: &[], nice: None })?;
+pub(crate) fn round_trip(build: Build, keep: Option<&Path>) -> Result<Value> {
+    let node = Node::start(&Start { build, files: "capture", values: &[], nice: None })?;
     let (read, write) = (node.dir().join("in.pcap"), node.dir().join("out.pcap"));
-    let mut load = node::load();
+    let mut load = node::load(build);
     load.args(node.words()).args(["--seconds", "1", "--rate", "100k", "--write-from", "192.0.2.2"]);
     let output =
         load.arg("--write").arg(&read).arg("--read").arg(&write).output().context("cannot start tachyon-load")?;

@@ -4,7 +4,7 @@
 //! there, with torn and reordered writes, in a disk of our own with a seed; every bit of a log flipped; and real
 //! processes, killed while they write to a real folder.
 
-use crate::{built, cargo, run};
+use crate::{Build, cargo, run};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::{
@@ -97,7 +97,7 @@ fn test(args: &Args, name: &str, environment: &[(&str, String)]) -> Result<()> {
 fn replay(args: &Args) -> Result<u64> {
     run(&mut cargo(&["build", "--release", "--locked", "--quiet", "-p", "tachyon-sim"]))?;
     let folder = env::temp_dir().join(format!("tachyon-crash-{}", std::process::id()));
-    let program = built("tachyon-replay");
+    let program = Build::Release.program("tachyon-replay");
     let (messages, directory) = (args.replayed.to_string(), folder.to_string_lossy().into_owned());
     let record = ["record", "--messages", &messages, "--seed", "1", "--directory", &directory];
     let outcome = (|| {

@@ -3,7 +3,7 @@
 mod report;
 
 use crate::{
-    built, install,
+    Build, install,
     node::{self, Node, Start},
 };
 use anyhow::{Context, Result, bail};
@@ -61,11 +61,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         println!("building in release …");
     }
     node::build(if install::can_filter() { &["tachyon-bench-xdp"] } else { &[] }, args.json)?;
-    show(args.json, degraded)
+    show(Build::Release, args.json, degraded)
 }
 
-/// The demo of programs that are built; `degraded` is what the machine lacks for more.
-pub(crate) fn show(json: bool, mut degraded: Vec<String>) -> Result<()> {
+/// The demo of programs that are built so; `degraded` is what the machine lacks for more.
+pub(crate) fn show(build: Build, json: bool, mut degraded: Vec<String>) -> Result<()> {
     let begun = Instant::now();
     let say = |text: &str| {
         if !json {
@@ -78,9 +78,9 @@ pub(crate) fn show(json: bool, mut degraded: Vec<String>) -> Result<()> {
     } else {
         "spin"
     };
-    let mut node = Node::start(&Start { files: "demo", values: &[("idle", idle)], nice: None })?;
+    let mut node = Node::start(&Start { build, files: "demo", values: &[("idle", idle)], nice: None })?;
     say(&format!("tachyond and tachyon-control run; their sockets are in {}", node.dir().display()));
-    let mut load = start_load(&node)?;
+    let mut load = start_load(build, &node)?;
     let report = watch(&mut load, &mut node, &say)?;
     let mut result = report::join(&report, &node.status()?, degraded);
     node.stop()?;
@@ -88,7 +88,7 @@ pub(crate) fn show(json: bool, mut degraded: Vec<String>) -> Result<()> {
         say(
             "over a veth between two network namespaces, with the pre-filter attached and a junk flood beside the load …",
         );
-        result["prefilter"] = flooded()?;
+        result["prefilter"] = flooded(build)?;
     } else {
         result["prefilter"] = Value::Null;
         let text = "no pre-filter was shown: it needs root, clang, libbpf-dev, iproute2 and ethtool";
@@ -107,17 +107,19 @@ pub(crate) fn show(json: bool, mut degraded: Vec<String>) -> Result<()> {
 }
 
 /// A node of its own behind the pre-filter: what became of the good traffic and of the junk.
-fn flooded() -> Result<Value> {
-    let output =
-        Command::new(built("tachyon-xdp-bench")).arg("--show-flood").output().context("cannot show the flood")?;
+fn flooded(build: Build) -> Result<Value> {
+    let output = Command::new(build.program("tachyon-xdp-bench"))
+        .arg("--show-flood")
+        .output()
+        .context("cannot show the flood")?;
     if !output.status.success() {
         bail!("the pre-filter's part failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     serde_json::from_slice(&output.stdout).context("the pre-filter's part is one JSON object")
 }
 
-fn start_load(node: &Node) -> Result<Child> {
-    let mut command = node::load();
+fn start_load(build: Build, node: &Node) -> Result<Child> {
+    let mut command = node::load(build);
     command.args(node.words()).arg("--progress");
     command.args(["--topics", "4096", "--sessions", "4", "--senders", "32", "--subscribers", "2", "--subscribe", "*"]);
     for phase in PHASES {

@@ -2,7 +2,7 @@
 
 mod xdp;
 
-use crate::{built, cargo, install, target};
+use crate::{Build, cargo, install, target};
 use anyhow::{Result, bail};
 use clap::Subcommand;
 use serde_json::Value;
@@ -53,17 +53,25 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
                 bail!("a node that owns cards needs DPDK: apt-get install libdpdk-dev libclang-dev");
             }
             build_node("tachyon-node/dpdk")?;
-            let release = built("");
+            let release = Build::Release.program("");
             (args, tachyon_lab::dpdk::run(&folder, &args.kernel, &release, &own)?, print_dpdk)
         }
         Lab::Roce { governed: true, args } => {
             build_node("tachyon-node/verbs,tachyon-loadgen/verbs")?;
             build_examples()?;
-            (args, tachyon_lab::governed::run(&folder, &args.kernel, &built(""), &own)?, print_governed)
+            (
+                args,
+                tachyon_lab::governed::run(&folder, &args.kernel, &Build::Release.program(""), &own)?,
+                print_governed,
+            )
         }
         Lab::Roce { governed: false, args } => {
             build_examples()?;
-            (args, tachyon_lab::roce::run(&folder, &args.kernel, &built("examples"), &own)?, print_roce)
+            (
+                args,
+                tachyon_lab::roce::run(&folder, &args.kernel, &Build::Release.program("examples"), &own)?,
+                print_roce,
+            )
         }
         Lab::Xdp(args) => (args, xdp::run(&folder, &args.kernel)?, xdp::print),
     };

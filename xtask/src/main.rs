@@ -90,7 +90,22 @@ fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
-/// Where `cargo build --release` leaves a program.
-fn built(name: &str) -> PathBuf {
-    target().join("release").join(name)
+/// How programs are built.
+#[derive(Clone, Copy)]
+enum Build {
+    /// As what is shipped.
+    Release,
+    /// As the tests are, with all that is asserted on the way.
+    Dev,
+}
+
+impl Build {
+    /// Where cargo leaves a program of this build.
+    fn program(self, name: &str) -> PathBuf {
+        let folder = match self {
+            Self::Release => "release",
+            Self::Dev => "debug",
+        };
+        target().join(folder).join(name)
+    }
 }

@@ -1,6 +1,6 @@
 //! One node in a folder of its own: its programs, its files, its two processes, and their end.
 
-use crate::{built, cargo, install, root, run};
+use crate::{Build, cargo, install, root, run};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::{
@@ -46,6 +46,8 @@ pub(crate) fn build(more: &[&str], quiet: bool) -> Result<()> {
 
 /// What a node is started with.
 pub(crate) struct Start<'a> {
+    /// Which of its programs.
+    pub(crate) build: Build,
     /// Folder of its files below `xtask/`: `node.toml`, `control.toml` and `rules.toml` at least.
     pub(crate) files: &'a str,
     /// What {names} in the files stand for, beside {dir}, {base_port} and {core}.
@@ -56,6 +58,7 @@ pub(crate) struct Start<'a> {
 
 /// A node that runs until it is dropped.
 pub(crate) struct Node {
+    build: Build,
     dir: PathBuf,
     subscriber_port: u16,
     data: Child,
@@ -80,16 +83,16 @@ impl Node {
             fs::write(dir.join(file.file_name()), fill(&fs::read_to_string(file.path())?))?;
         }
         let mut command = match start.nice {
-            None => Command::new(built("tachyond")),
+            None => Command::new(start.build.program("tachyond")),
             Some(nice) => {
                 let mut command = Command::new("nice");
-                command.args(["-n", &nice.to_string()]).arg(built("tachyond"));
+                command.args(["-n", &nice.to_string()]).arg(start.build.program("tachyond"));
                 command
             }
         };
         let data = command.arg("--config").arg(dir.join("node.toml")).stdout(Stdio::null()).spawn();
         let data = data.context("cannot start tachyond")?;
-        let mut node = Self { subscriber_port: base_port + SHARDS, dir, data, control: None };
+        let mut node = Self { build: start.build, subscriber_port: base_port + SHARDS, dir, data, control: None };
         node.await_socket("tachyond.sock")?;
         node.start_control()?;
         node.apply("rules.toml")?;
@@ -117,7 +120,10 @@ impl Node {
 
     /// Starts control and waits until it answers and has the node.
     pub(crate) fn start_control(&mut self) -> Result<()> {
-        let child = Command::new(built("tachyon-control")).arg("--config").arg(self.dir.join("control.toml")).spawn();
+        let child = Command::new(self.build.program("tachyon-control"))
+            .arg("--config")
+            .arg(self.dir.join("control.toml"))
+            .spawn();
         self.control = Some(child.context("cannot start tachyon-control")?);
         let begun = Instant::now();
         while !self.status().is_ok_and(|status| status["data_plane"]["connected"] == true) {
@@ -150,7 +156,11 @@ impl Node {
     }
 
     fn ask(&self, words: &[&str]) -> Result<String> {
-        let output = Command::new(built("tachyon")).arg("--socket").arg(self.control_socket()).args(words).output()?;
+        let output = Command::new(self.build.program("tachyon"))
+            .arg("--socket")
+            .arg(self.control_socket())
+            .args(words)
+            .output()?;
         if !output.status.success() {
             bail!("tachyon {}: {}", words.join(" "), String::from_utf8_lossy(&output.stderr).trim());
         }
@@ -197,8 +207,8 @@ pub(crate) fn last_core() -> usize {
 }
 
 /// The load generator, which stays off the node's core.
-pub(crate) fn load() -> Command {
-    let mut command = Command::new(built("tachyon-load"));
+pub(crate) fn load(build: Build) -> Command {
+    let mut command = Command::new(build.program("tachyon-load"));
     command.args(["run", "--json"]);
     if cores() == 2 {
         command.args(["--cpu", "0"]); // with more, the kernel finds it a free one by itself

@@ -1,6 +1,6 @@
 //! `cargo xtask test`.
 
-use crate::{bench, capture, cargo, demo, install, node};
+use crate::{Build, bench, capture, cargo, demo, install};
 use anyhow::Result;
 
 /// What to leave out.
@@ -16,26 +16,22 @@ pub(crate) struct Args {
 /// instructions, where there is something to count them with, and that nothing is lost over DPDK, where it is. The dissector
 /// is among the crates' tests, in `wire`.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    let degraded = if args.quick { Vec::new() } else { install::ensure(true)? };
+    let features = features();
     if !args.quick {
-        let degraded = install::ensure(true)?;
-        // All in one build: each by itself would ask for other features, and much would be compiled again.
-        let mut more = vec!["tachyon-micro"];
-        more.extend(install::has_dpdk().then_some("tachyon-bench-dpdk"));
-        more.extend(install::can_filter().then_some("tachyon-bench-xdp"));
-        node::build(&more, true)?;
-        demo::show(true, degraded)?;
+        // The node as the tests have it: what is shipped takes nine minutes more to build, on two cores.
+        crate::run(&mut cargo(
+            &[&["build", "--locked", "--workspace", "--lib", "--bins", "--tests", "--examples"], features.as_slice()]
+                .concat(),
+        ))?;
+        demo::show(Build::Dev, true, degraded)?;
         if install::has_dpdk() {
-            println!("capture: {}", capture::round_trip(None)?);
+            println!("capture: {}", capture::round_trip(Build::Dev, None)?);
         }
+        // These two by what is shipped.
         bench::compare_instructions()?;
         bench::soak_dpdk()?;
-        // Loom replaces the atomics, so this is a build of its own; optimised, or the search takes minutes, but not linked as
-        // what is shipped, which would take longer than the search.
-        let words = ["test", "--locked", "--release", "--target-dir", "target/loom", "--lib"];
-        let packages = ["-p", "tachyon-driver-mem", "-p", "tachyon-segment"];
-        let mut search = cargo(&[words.as_slice(), &packages].concat());
-        search.env("RUSTFLAGS", "--cfg loom -C debug-assertions").env("CARGO_PROFILE_RELEASE_LTO", "off");
-        crate::run(search.env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16"))?;
+        search()?;
     }
     if !install::is_there(&["tshark", "--version"]) {
         // Said here because a passing test's own words are not shown.
@@ -49,12 +45,22 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             "exported tables: read by our own crate alone, pyarrow is not installed (python3 -m pip install pyarrow)"
         );
     }
-    let mut tests = cargo(&[&["test", "--locked", "--workspace"], features().as_slice()].concat());
+    let mut tests = cargo(&[&["test", "--locked", "--workspace"], features.as_slice()].concat());
     if !args.quick {
         // Ten million messages are recorded and replayed, which takes a minute or two.
         tests.env("TACHYON_REPLAY_MESSAGES", "10000000");
     }
     crate::run(&mut tests)
+}
+
+/// The lock-free structures under a model checker. It replaces the atomics, so this is a build of its own; optimised, or the
+/// search takes minutes, but not linked as what is shipped, which would take longer than the search.
+fn search() -> Result<()> {
+    let words = ["test", "--locked", "--release", "--target-dir", "target/loom", "--lib"];
+    let packages = ["-p", "tachyon-driver-mem", "-p", "tachyon-segment"];
+    let mut search = cargo(&[words.as_slice(), &packages].concat());
+    search.env("RUSTFLAGS", "--cfg loom -C debug-assertions").env("CARGO_PROFILE_RELEASE_LTO", "off");
+    crate::run(search.env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16"))
 }
 
 /// Every feature and crate, or those for which the libraries are there.

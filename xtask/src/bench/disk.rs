@@ -3,7 +3,7 @@
 
 use super::{finish, machine, median, target};
 use crate::{
-    install,
+    Build, install,
     node::{self, Node, Start},
 };
 use anyhow::{Context, Result, ensure};
@@ -59,7 +59,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let values =
         [("log", &*log.to_string_lossy()), ("durability", "durable")].map(|(name, value)| (name, value.to_owned()));
     let values = values.each_ref().map(|(name, value)| (*name, value.as_str()));
-    let mut node = Node::start(&Start { files: "log", values: &values, nice: None })?;
+    let mut node = Node::start(&Start { build: Build::Release, files: "log", values: &values, nice: None })?;
     let (calm, stalled) = stalls(args, &node, &disk)?;
     let full = full(args, &node, &disk)?;
     let failed = failed(args, &mut node, &disk)?;
@@ -153,7 +153,7 @@ fn failed(args: &Args, node: &mut Node, disk: &Disk) -> Result<Vec<Value>> {
     await_state(node, "running")?;
     rows.push(row("mounted again", node, offer(args, node)?)?);
     say(args, "verifying the log");
-    let verified = Command::new(crate::built("tachyon"))
+    let verified = Command::new(Build::Release.program("tachyon"))
         .args(["log", "verify", "--json", "--directory"])
         .arg(disk.mount.join("log"))
         .output()?;
@@ -166,7 +166,7 @@ fn offer(args: &Args, node: &Node) -> Result<[Value; 2]> {
     let start = |prefix: &str, port: &str, seconds: u32| {
         let mut words = node.words();
         words[3] = port.to_owned();
-        node::load()
+        node::load(Build::Release)
             .args(["--topics", "1024", "--sessions", "2", "--senders", "8", "--rate", RATE, "--topic-prefix", prefix])
             .args(words)
             .args(["--seconds", &seconds.to_string()])

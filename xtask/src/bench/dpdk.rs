@@ -1,6 +1,6 @@
 //! `cargo xtask bench dpdk`: builds the benchmark of the DPDK driver and runs it.
 
-use crate::{built, cargo, install, run as run_command};
+use crate::{Build, cargo, install, run as run_command};
 use anyhow::{Result, bail};
 use std::process::Command;
 
@@ -9,7 +9,7 @@ const SOAK_FRAMES: &str = "10000000";
 
 pub(crate) fn run(words: &[String]) -> Result<()> {
     build()?;
-    run_command(Command::new(built(PROGRAM)).args(words))
+    run_command(Command::new(Build::Release.program(PROGRAM)).args(words))
 }
 
 const PROGRAM: &str = "tachyon-dpdk-bench";
@@ -21,11 +21,12 @@ fn build() -> Result<()> {
     run_command(&mut cargo(&["build", "--release", "--locked", "--quiet", "-p", "tachyon-bench-dpdk"]))
 }
 
-/// The soak of a program that is built: sends millions of frames through a governed worker over DPDK and fails if a message, a buffer or a descriptor is missing.
+/// Sends millions of frames through a governed worker over DPDK and fails if a message, a buffer or a descriptor is missing.
 pub(crate) fn soak() -> Result<()> {
     if !install::has_dpdk() {
         println!("not soaked: DPDK (apt-get install libdpdk-dev libclang-dev)");
         return Ok(());
     }
-    run_command(Command::new(built(PROGRAM)).args(["--soak", SOAK_FRAMES]))
+    build()?;
+    run_command(Command::new(Build::Release.program(PROGRAM)).args(["--soak", SOAK_FRAMES]))
 }

@@ -2,7 +2,7 @@
 //! blur, so that a test can hold the loop to it.
 
 use super::micro;
-use crate::{built, root};
+use crate::{Build, root};
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 use std::{
@@ -42,10 +42,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         bail!("valgrind is not installed: `apt-get install valgrind`, then run this again");
     }
     micro::build()?;
-    count_and_judge(args)
-}
-
-fn count_and_judge(args: &Args) -> Result<()> {
     let counted = count()?;
     if args.update {
         fs::write(baseline_path(), format!("{:#}\n", counted))?;
@@ -62,13 +58,13 @@ fn count_and_judge(args: &Args) -> Result<()> {
     if faults.is_empty() { Ok(()) } else { bail!("{}", faults.join("\n")) }
 }
 
-/// The comparison as a test, of a program that is built: skipped, and said so, where valgrind is not installed.
+/// The comparison as a test: skipped, and said so, where valgrind is not installed.
 pub(crate) fn compare() -> Result<()> {
     if !installed() {
         println!("instruction counts: skipped, valgrind is not installed (`apt-get install valgrind`)");
         return Ok(());
     }
-    count_and_judge(&Args { update: false, json: false })
+    run(&Args { update: false, json: false })
 }
 
 fn installed() -> bool {
@@ -109,7 +105,7 @@ fn one(words: &[&str], rounds: u64) -> Result<(u64, u64, Value)> {
     let output = Command::new("valgrind")
         .args(["--quiet", "--tool=callgrind"])
         .arg(format!("--callgrind-out-file={}", counts.display()))
-        .arg(built("tachyon-micro"))
+        .arg(Build::Release.program("tachyon-micro"))
         .args(["instructions", "--rounds", &rounds.to_string()])
         .args(words)
         .stderr(Stdio::inherit())

@@ -3,7 +3,7 @@
 
 use super::{finish, load, machine, median, micro, target};
 use crate::{
-    built, cargo, install,
+    Build, cargo, install,
     node::{self, Node, Start},
 };
 use anyhow::{Context, Result, bail};
@@ -72,7 +72,7 @@ fn cost(args: &Args) -> Result<Value> {
             if !args.json {
                 println!("round {round} of {}: the loop, {kind}", args.rounds);
             }
-            let output = Command::new(built("tachyon-micro"))
+            let output = Command::new(Build::Release.program("tachyon-micro"))
                 .args(["row", "--json", "--durability", kind])
                 .stderr(Stdio::inherit())
                 .output()
@@ -120,7 +120,7 @@ fn durable(args: &Args) -> Result<Value> {
             println!("round {round} of {}: durable messages", args.rounds);
         }
         ours.push(acknowledged(args)?);
-        let output = Command::new(built("tachyon-nats-bench"))
+        let output = Command::new(Build::Release.program("tachyon-nats-bench"))
             .arg(&args.folder)
             .args(["--seconds", &args.seconds.to_string()])
             .stderr(Stdio::inherit())
@@ -155,7 +155,7 @@ fn acknowledged(args: &Args) -> Result<f64> {
     let values =
         [("log", &*log.to_string_lossy()), ("durability", "durable")].map(|(name, value)| (name, value.to_owned()));
     let values = values.each_ref().map(|(name, value)| (*name, value.as_str()));
-    let node = Node::start(&Start { files: "log", values: &values, nice: None })?;
+    let node = Node::start(&Start { build: Build::Release, files: "log", values: &values, nice: None })?;
     let words =
         [node.words(), ["--rate", OFFERED, "--seconds"].map(str::to_owned).to_vec(), vec![args.seconds.to_string()]];
     let report = load(&words.concat())?;

@@ -1,7 +1,7 @@
 //! The benchmarks that need no network: `tachyon-micro`, built and run.
 
 use super::flame;
-use crate::{built, cargo, root, run as run_command};
+use crate::{Build, cargo, root, run as run_command};
 use anyhow::{Context, Result, bail};
 use std::{
     fs,
@@ -16,7 +16,7 @@ const MEASURED: &str = "whole::Loop::drain";
 /// Builds `tachyon-micro` and runs one of its commands.
 pub(crate) fn run(command: &str, words: &[String]) -> Result<()> {
     build()?;
-    run_command(Command::new(built("tachyon-micro")).arg(command).args(words))
+    run_command(Command::new(Build::Release.program("tachyon-micro")).arg(command).args(words))
 }
 
 /// As a user would get it.
@@ -50,7 +50,7 @@ fn picture(words: &[String]) -> Result<()> {
         .args(["record", "--quiet", "-e", "cpu-clock", "-F", "999", "--call-graph", "dwarf,32768", "-o"])
         .arg(&samples)
         .arg("--")
-        .arg(built("tachyon-micro"))
+        .arg(Build::Release.program("tachyon-micro"))
         .args(["row", "--passes", PROFILED_PASSES])
         .args(&case)
         .stdout(Stdio::null())

@@ -1,7 +1,7 @@
 //! What stands between publisher and subscriber: a node, or a relay in its place, both on the last core.
 
 use crate::{
-    built,
+    Build,
     node::{self, Node, SHARDS, Start},
 };
 use anyhow::{Context, Result, bail};
@@ -42,7 +42,7 @@ impl Middle {
         match kind {
             Kind::Node(egress) => {
                 let values = [("idle", if spin { "spin" } else { "wait" })];
-                let node = Node::start(&Start { files: "bench", values: &values, nice: None })?;
+                let node = Node::start(&Start { build: Build::Release, files: "bench", values: &values, nice: None })?;
                 Ok(Self::Node(Box::new(node), egress))
             }
             Kind::Relay(mode) => Relay::start(mode, if spin { "0" } else { "1000000" }).map(Self::Relay),
@@ -94,7 +94,7 @@ pub(crate) struct Relay {
 impl Relay {
     fn start(mode: &str, wait_ns: &str) -> Result<Self> {
         let base_port = node::free_ports(2 * SHARDS)?;
-        let mut child = Command::new(built("tachyon-peers"))
+        let mut child = Command::new(Build::Release.program("tachyon-peers"))
             .args(["relay", "--mode", mode, "--wait-ns", wait_ns, "--shards", &SHARDS.to_string()])
             .args(["--base-port", &base_port.to_string(), "--to", &format!("127.0.0.1:{}", base_port + SHARDS)])
             .args(["--cpu", &node::last_core().to_string()])

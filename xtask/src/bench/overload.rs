@@ -3,7 +3,10 @@
 //! times too much; nothing in the node is made smaller for it.
 
 use super::{load, machine, print_end, target};
-use crate::node::{self, Node, Start};
+use crate::{
+    Build,
+    node::{self, Node, Start},
+};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use std::process::{Child, Command, Stdio};
@@ -50,7 +53,8 @@ impl Drop for Neighbour {
 pub(crate) fn run(args: &Args) -> Result<()> {
     node::build(&[], args.json)?;
     let begun = machine();
-    let node = Node::start(&Start { files: "bench", values: &[("idle", "wait")], nice: Some(NICE) })?;
+    let node =
+        Node::start(&Start { build: Build::Release, files: "bench", values: &[("idle", "wait")], nice: Some(NICE) })?;
     let neighbour = Neighbour::start()?;
     let capacity = number(&offer(args, &node, "max")?, "messages_per_second")?;
     let mut rows = Vec::new();

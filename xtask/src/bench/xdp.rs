@@ -1,6 +1,6 @@
 //! `cargo xtask bench xdp`: builds the benchmark of the pre-filter and the XDP sockets, and the node it floods, and runs it.
 
-use crate::{built, install, node, run as run_command};
+use crate::{Build, install, node, run as run_command};
 use anyhow::{Result, bail};
 use std::process::Command;
 
@@ -17,5 +17,5 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
         bail!("something is not installed: apt-get install {}", missing.join(" "));
     }
     node::build(&["tachyon-bench-xdp"], true)?;
-    run_command(Command::new(built("tachyon-xdp-bench")).args(words))
+    run_command(Command::new(Build::Release.program("tachyon-xdp-bench")).args(words))
 }
