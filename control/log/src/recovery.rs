@@ -150,7 +150,7 @@ fn clear<S: Storage>(storage: &mut S, file: FileId, from: u64, to: u64, name: &s
     while at < to {
         let bytes = CLEAR_BYTES.min(usize::try_from(to - at).unwrap_or(CLEAR_BYTES));
         let got = storage.read(file, at, &mut chunk[..bytes]).map_err(Error::storage(format!("read {name}")))?;
-        if chunk[..got].iter().any(|byte| *byte != 0) {
+        if chunk[..got] != zeros[..got] {
             storage.write(file, at, &zeros[..bytes]).map_err(Error::storage(format!("clear {name} at byte {at}")))?;
         }
         at += bytes as u64;
