@@ -19,13 +19,13 @@ calm() {
 }
 # Rates and latencies of one row, theirs and ours by turns: MODE BYTES.
 row() {
-    phase "$1-$2" 150
-    for run in 1 2 3; do
+    phase "$1-$2" 300
+    for run in $(seq $RUNS); do
         on_wire "$1" "$2" perftest theirs "$1" "$2" bw $STREAMED
         on_wire "$1" "$2" tachyon ours "$1" "$2" stream $STREAMED
     done
     runs=0
-    for run in 1 2 3 4 5; do
+    for run in $(seq $((2 * RUNS))); do
         theirs "$1" "$2" lat $PING_PONGS || {
             # It waits for what was lost, and would again; ours is then told alone.
             say failed "$1 $2" lat
@@ -35,11 +35,11 @@ row() {
         ours "$1" "$2" pingpong $PING_PONGS || break
         say pair "$1 $2" "$run"
         if calm; then runs=$((runs + 1)); fi
-        [ $runs -lt 3 ] || break
+        [ $runs -lt $RUNS ] || break
     done
     if [ "$1" = ring ]; then
         # Beside it, what a write takes that nobody is told of.
-        for run in 1 2 3; do perftest "$1" "$2" ib_write_bw -n $STREAMED -l 32 -Q 32 || say failed "$1 $2" ib_write_bw; done
+        for run in $(seq $RUNS); do perftest "$1" "$2" ib_write_bw -n $STREAMED -l 32 -Q 32 || say failed "$1 $2" ib_write_bw; done
         perftest "$1" "$2" ib_write_lat -n $PING_PONGS || say failed "$1 $2" ib_write_lat # then the row says null
     fi
 }
